@@ -1,0 +1,277 @@
+"""Checkpoints: Hugging Face model directories with `prunella.json` beside the weights.
+
+Everything here reads files only; no torch. Weights are read straight from the safetensors layout
+(8 bytes of header length, a JSON header, raw tensors), because its numpy reader knows no bf16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunella.errors import InputError
+from prunella.roles import Role, role_of
+
+PROVENANCE = "prunella.json"
+FORMAT = 1
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
+_ITEM_BYTES |= {"U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+_PACKAGES = ("prunella", "torch", "transformers", "accelerate", "torchao", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor. `role` is None for what is never pruned."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: Role | None
+    nonzeros: int
+    bytes: int
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.nonzeros / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder, read lazily."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return _read_json(self.path / "config.json")
+
+    @cached_property
+    def provenance(self) -> dict[str, Any] | None:
+        """The contents of `prunella.json`; None for a checkpoint that others made."""
+        path = self.path / PROVENANCE
+        return _read_json(path) if path.exists() else None
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 of the configuration and the weights: what a child names as its parent."""
+        digest = hashlib.sha256((self.path / "config.json").read_bytes())
+        for file in self.weight_files:
+            with file.open("rb") as stream:
+                while piece := stream.read(1 << 22):
+                    digest.update(piece)
+        return digest.hexdigest()
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        if (self.path / _INDEX).exists():
+            names = set(_read_json(self.path / _INDEX)["weight_map"].values())
+            return [self.path / name for name in sorted(names)]
+        return [self.path / _WEIGHTS]
+
+    def arrays(self) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Yields (name, dtype label, raw array) of every tensor, memory-mapped, sorted by name.
+
+        bf16 and float8 come as unsigned integers of their width.
+        """
+        for file in self.weight_files:
+            header, start = _safetensors_header(file)
+            raw = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
+            for name in sorted(header):
+                if name == "__metadata__":
+                    continue
+                label, shape = header[name]["dtype"], header[name]["shape"]
+                begin, end = header[name]["data_offsets"]
+                piece = raw[start + begin : start + end]
+                yield name, label, piece.view(_numpy_dtype(label)).reshape(shape)
+
+    @cached_property
+    def tensors(self) -> list[TensorInfo]:
+        """Every tensor with its count of non-zeros."""
+        return [
+            TensorInfo(
+                name, array.shape, label, self._role(name, array), _nonzeros(array), array.nbytes
+            )
+            for name, label, array in self.arrays()
+        ]
+
+    def sparsity(self) -> dict[str, float]:
+        """Sparsity of every matrix with a role."""
+        return {t.name: t.sparsity for t in self.tensors if t.role}
+
+    @staticmethod
+    def _role(name: str, array: np.ndarray) -> Role | None:
+        return role_of(name) if array.ndim == 2 else None
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a model directory.
+
+    Raises:
+        InputError: If it is not a folder, or lacks config.json or safetensors weights.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder; give a model directory made by save_pretrained"
+        )
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: not a model directory, it holds no config.json")
+    if not (folder / _WEIGHTS).exists() and not (folder / _INDEX).exists():
+        raise InputError(
+            f"{folder}: no {_WEIGHTS} in this model directory; load the model with transformers and "
+            "save it again with save_pretrained, which writes safetensors"
+        )
+    return Checkpoint(folder)
+
+
+def provenance(
+    stage: str,
+    settings: Mapping[str, Any],
+    *,
+    parents: Mapping[str, Checkpoint | None],
+    sparsity: Mapping[str, float],
+    metrics: Mapping[str, Any],
+    seconds: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """What `prunella.json` holds: how this checkpoint came to be.
+
+    Args:
+        stage: The verb.
+        settings: All of its settings.
+        parents: The checkpoints it was made from ("model", "teacher"), by their part.
+        sparsity: Share of zeros of every prunable matrix.
+        metrics: Figures measured by the stage.
+        seconds: Wall time of the stage over all of its runs.
+        more: Further blocks ("quantization", "task").
+    """
+    return {
+        "format": FORMAT,
+        "stage": stage,
+        "settings": dict(settings),
+        "parents": {
+            part: {
+                "path": str(parent.path),
+                "sha256": parent.weights_hash,
+                "stage": (parent.provenance or {}).get("stage"),
+            }
+            for part, parent in parents.items()
+            if parent is not None
+        },
+        "sparsity": {"total": None, "matrices": dict(sparsity)},
+        "metrics": dict(metrics),
+        "seconds": round(seconds, 1),
+        "versions": versions(),
+        "machine": machine(),
+        "command": sys.argv[0:1] and [Path(sys.argv[0]).name, *sys.argv[1:]],
+        **more,
+    }
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a JSON document whole or not at all."""
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("w", encoding="utf-8") as stream:
+        json.dump(document, stream, indent=1, ensure_ascii=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, path)
+
+
+def publish(draft: Path, final: Path) -> None:
+    """Puts a finished folder in its place in one step, replacing an older one."""
+    aside = final.with_name(final.name + ".replaced")
+    if aside.exists():
+        shutil.rmtree(aside)
+    if final.exists():
+        os.rename(final, aside)
+    os.rename(draft, final)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and the system, as far as they explain a figure."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return {"processor": model, "cores": os.cpu_count(), "system": platform.system()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(document).__name__}")
+    return document
+
+
+def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
+    try:
+        with file.open("rb") as stream:
+            size = file.stat().st_size
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size - 8:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(length))
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = entry["data_offsets"]
+            count = int(np.prod(entry["shape"], dtype=np.int64))
+            if not 0 <= begin <= end <= size - 8 - length:
+                raise ValueError(f"tensor {name} lies outside the file")
+            if end - begin != count * _ITEM_BYTES[entry["dtype"]]:
+                raise ValueError(f"tensor {name} has another size than its shape says")
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: damaged safetensors file ({error}); copy it again") from None
+    return header, 8 + length
+
+
+def _numpy_dtype(label: str) -> np.dtype:
+    plain = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "i1"}
+    return np.dtype(plain.get(label, f"<u{_ITEM_BYTES[label]}"))
+
+
+def _nonzeros(array: np.ndarray) -> int:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # bf16: -0.0 is a zero too
+        return int(np.count_nonzero(array & 0x7FFF))
+    return int(np.count_nonzero(array))

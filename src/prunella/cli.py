@@ -1,0 +1,196 @@
+"""The command line: one command a verb, made from its settings. Results go to standard output,
+progress and errors to standard error."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+
+from prunella import __version__, display
+from prunella import settings as s
+from prunella.errors import InputError
+from prunella.recipe import load_recipe, run_recipe
+from prunella.settings import base
+from prunella.validation import explain
+from prunella.verbs import VERBS, Verb
+
+_BAD_INPUT, _FAULT, _INTERRUPTED = 2, 1, 130
+_GROUPS: dict[type[BaseModel], Group] = {
+    s.OutputSettings: Group("Output", sort_key=2),
+    s.TaskSettings: Group("Columns of the task", sort_key=3),
+    base.TextSettings: Group("Text", sort_key=3),
+    s.PruningSettings: Group("Pruning", sort_key=4),
+    s.DistillationSettings: Group("Distillation", sort_key=5),
+    s.TrainingSettings: Group("Training", sort_key=6),
+}
+_OWN = Group("Settings", sort_key=1)
+_GENERAL = Group("General", sort_key=9)
+
+Json = Annotated[
+    bool, Parameter(group=_GENERAL, help="Print one JSON document on standard output.")
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+        Exit code: 0, 2 for bad input, 1 for a fault of ours, 130 when interrupted.
+    """
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result = build_app()(
+            tokens, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+        return result if isinstance(result, int) else 0
+    except CycloptsError as error:
+        return _fail(_usage(error), _BAD_INPUT, tokens)
+    except InputError as error:
+        return _fail(str(error), _BAD_INPUT, tokens)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command resumes", _INTERRUPTED, tokens)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(f"a fault in Prunella: {type(error).__name__}: {error}", _FAULT, tokens)
+
+
+def build_app() -> App:
+    """The application with all of its commands."""
+    app = App(
+        name="prunella",
+        help="Prune once, use everywhere: sparse pre-trained encoders, small and fast on a CPU.",
+        version=__version__,
+        default_parameter=Parameter(negative=()),
+    )
+    for verb in VERBS.values():
+        app.command(_command(verb), name=verb.name)
+    app.command(_run, name="run")
+    app.command(_demo, name="demo")
+    return app
+
+
+def _command(verb: Verb) -> Callable[..., None]:
+    """The command of a verb: its settings as flags."""
+    _sort_into_groups(verb.settings)
+
+    def command(*, settings: Any, json: bool = False) -> None:
+        if getattr(settings, "dry_run", False):
+            _dry_run(settings, json)
+            return
+        result = verb.function()(settings)
+        _print(result, json)
+
+    command.__doc__ = verb.settings.__doc__
+    command.__annotations__ = {
+        "settings": Annotated[verb.settings, Parameter(name="*")],
+        "json": Json,
+        "return": None,
+    }
+    return command
+
+
+def _run(
+    recipe: Annotated[str, Parameter(help="YAML file; recipes/ holds examples.")],
+    *,
+    out: Annotated[str | None, Parameter(help="Folder instead of the recipe's own.")] = None,
+    set: Annotated[
+        tuple[str, ...], Parameter(help="name=value for each variable of the recipe to change.")
+    ] = (),
+    dry_run: Annotated[
+        bool, Parameter(help="Check the recipe, print its steps, and stop.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Runs the stages of a recipe; run again, it resumes where it stopped."""
+    values = dict(_assignment(item) for item in set)
+    loaded = load_recipe(recipe, out=out, values=values)
+    if dry_run:
+        _emit(display.recipe_document(loaded), json, lambda: display.show_recipe(loaded))
+        return
+    results = run_recipe(loaded, before=display.announce_step(loaded))
+    documents = [display.document(result) for result in results]
+    _emit(
+        {"recipe": loaded.name, "steps": documents}, json, lambda: display.show_run(loaded, results)
+    )
+
+
+def _demo(
+    *,
+    out: Annotated[str, Parameter(help="Folder for everything the demo makes.")] = "demo-run",
+    overwrite: Annotated[bool, Parameter(help="Start anew instead of resuming.")] = False,
+    json: Json = False,
+) -> None:
+    """From raw text to a small, measured model in minutes, with nothing to download."""
+    from prunella.demo.run import run_demo
+
+    result = run_demo(out, overwrite=overwrite)
+    _emit(result.document, json, result.show)
+
+
+def _dry_run(settings: Any, json: bool) -> None:
+    from prunella.stages.prune import plan_targets
+
+    targets = plan_targets(settings)
+    _emit(display.targets_document(targets), json, lambda: display.show_targets(targets))
+
+
+def _print(result: Any, json: bool) -> None:
+    _emit(display.document(result), json, lambda: display.show(result))
+
+
+def _emit(document: Any, json: bool, show: Callable[[], None]) -> None:
+    if json:
+        json_module.dump(document, sys.stdout, indent=1, ensure_ascii=False)
+        sys.stdout.write("\n")
+    else:
+        show()
+
+
+def _assignment(item: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals:
+        raise InputError(f"--set {item}: expected name=value")
+    return name, value
+
+
+def _sort_into_groups(kind: type[BaseModel], group: Group | None = None) -> None:
+    """Gives each flag the help group of the class that declares it (cyclopts reads metadata)."""
+    for name, field in kind.model_fields.items():
+        if any(isinstance(item, Parameter) for item in field.metadata):
+            continue
+        owner = next(c for c in reversed(kind.__mro__) if name in getattr(c, "__annotations__", {}))
+        field.metadata.append(Parameter(group=group or _GROUPS.get(owner, _OWN)))
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                _sort_into_groups(inner)
+
+
+def _usage(error: CycloptsError) -> str:
+    """The message of a wrong command line."""
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        command = " ".join(error.command_chain or ())
+        kind = VERBS[command].settings if command in VERBS else s.Settings
+        return explain(cause, kind, f"prunella {command}")
+    return " ".join(str(error).split())
+
+
+def _fail(message: str, code: int, tokens: Sequence[str]) -> int:
+    if "--json" in tokens:
+        json_module.dump({"error": message, "exit_code": code}, sys.stdout, ensure_ascii=False)
+        sys.stdout.write("\n")
+    console = Console(stderr=True, highlight=False)
+    console.print("error: ", style="bold red", end="")
+    console.print(message, markup=False, soft_wrap=not console.is_terminal)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""From a column of labels to numbers: class ids or scores. One function for each kind of task."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prunella.errors import InputError
+
+Label = str | int | float
+_NUMBER = re.compile(r"-?(0|[1-9]\d*|(?=\.))(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+
+
+def list_rows(rows: Sequence[int], shown: int = 5) -> str:
+    """Row numbers for a message, counted from 1: "row 3", "rows 3, 9 and 4 more"."""
+    text = ", ".join(str(row + 1) for row in rows[:shown])
+    more = f" and {len(rows) - shown} more" if len(rows) > shown else ""
+    return f"row{'s' if len(rows) > 1 else ''} {text}{more}"
+
+
+def clean(values: Sequence[Any], where: str) -> list[Label]:
+    """Labels as plain values: all numbers (whole ones as int), or all strings.
+
+    Text that holds numbers throughout, as every csv does, becomes numbers.
+
+    Raises:
+        InputError: A label is missing, or is no single value.
+    """
+    missing = [
+        i
+        for i, v in enumerate(values)
+        if v is None or v == "" or (isinstance(v, float) and math.isnan(v))
+    ]
+    if missing:
+        raise InputError(f"{where}: no label in {list_rows(missing)}; drop or complete them")
+    if isinstance(values[0], (list, dict)):
+        raise InputError(
+            f"{where}: row 1 holds a {type(values[0]).__name__}; a label must be one value"
+        )
+    numbers = [_number(v) for v in values]
+    if any(number is None for number in numbers):
+        return [str(v) for v in values]
+    return [number for number in numbers if number is not None]
+
+
+def _number(value: Any) -> int | float | None:
+    """The number that a label is, or None; infinities are none.
+
+    Text must look like a number as a program would write it: "007" and "+1" stay text, because
+    as numbers they could meet another label.
+    """
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return None
+    if isinstance(value, int):
+        return int(value)  # exact, however large; True is 1
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() else number
+
+
+def looks_like_scores(labels: Sequence[Label]) -> bool:
+    """Whether labels are numbers with a fraction somewhere, so a regression."""
+    return any(isinstance(label, float) for label in labels)
+
+
+def to_scores(labels: Sequence[Label], where: str) -> np.ndarray:
+    """Labels as float32 targets of a regression."""
+    scores = np.full(len(labels), np.nan, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        for i, label in enumerate(labels):
+            with contextlib.suppress(ValueError):
+                scores[i] = float(label)
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        raise InputError(
+            f"{where}: a score must be a finite number; found {labels[wrong[0]]!r} in "
+            f"{list_rows(wrong.tolist())}"
+        )
+    return scores
+
+
+def to_class_ids(
+    labels: Sequence[Label], names: Sequence[str] | None, where: str
+) -> tuple[np.ndarray, list[str]]:
+    """Labels as int64 class ids, and the name of each id.
+
+    Args:
+        labels: From `clean`.
+        names: The classes in the order of their ids, where that is settled already (by the
+            training file, by a model's head); None to sort what is there, numbers by value.
+        where: File and column, for messages.
+
+    Returns:
+        ids [n] and names. With `names` given, a label is looked up among them; whole numbers that
+        are no names are taken as ids, unless the names are numbers themselves.
+
+    Raises:
+        InputError: A label that `names` does not know; one class only; labels that are no classes.
+    """
+    if looks_like_scores(labels):
+        raise InputError(f"{where}: labels with fractions are no classes; set `kind: regression`")
+    present: list[Label] = sorted(set(labels))  # one type throughout, see `clean`
+    if names is None:
+        _check_classes(present, len(labels), where)
+        names = [str(label) for label in present]
+    ids = _ids_by_name(present, names, where)
+    return np.array([ids[label] for label in labels], dtype=np.int64), list(names)
+
+
+def _ids_by_name(present: list[Label], names: Sequence[str], where: str) -> dict[Label, int]:
+    if len(set(names)) < len(names):
+        raise InputError(f"label names must differ: {', '.join(names)}")
+    known = {name: i for i, name in enumerate(names)}
+    unknown = [label for label in present if str(label) not in known]
+    if not unknown:
+        return {label: known[str(label)] for label in present}
+    # Names that are numbers must match as names: with names 1, 2, 3 the label 0 is an error,
+    # and reading 0, 1, 2 as ids would shift every class by one without a word.
+    ids_allowed = not any(isinstance(_number(name), int) for name in names)
+    if ids_allowed and all(isinstance(v, int) and 0 <= v < len(names) for v in present):
+        return {label: int(label) for label in present}
+    listed = ", ".join(repr(label) for label in unknown[:10])
+    more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+    raise InputError(
+        f"{where}: unknown label {listed}{more}; the {len(names)} classes known from the training "
+        f"data or the model's head are {', '.join(map(repr, names[:20]))}"
+    )
+
+
+def _check_classes(present: list[Label], n: int, where: str) -> None:
+    if len(present) == 1:
+        hidden = " (-1 usually means that labels are withheld)" if present[0] == -1 else ""
+        raise InputError(f"{where}: every label is {present[0]!r}{hidden}; two classes are needed")
+    if len(present) > max(50, n / 2):
+        raise InputError(
+            f"{where}: {len(present)} different labels in {n} rows do not look like classes; "
+            "set `label` to another column, or `kind: regression`"
+        )

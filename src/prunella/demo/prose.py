@@ -1,0 +1,156 @@
+"""English paragraphs out of docstrings: what remains when code, lists of parameters and markup go.
+
+Docstrings come in four habits (plain, reStructuredText, numpydoc, Google). One reading serves all:
+cut the docstring into chunks of lines, join each chunk into one line, undo the markup, and keep the
+chunk only when it reads like English.
+"""
+
+import re
+from collections.abc import Iterator
+
+MASK = "X"
+"""What stands for a piece of code in :func:`masked` text; English writes it so too."""
+
+_UNDERLINE = re.compile(r"^\s*([-=~^*`#\"'])\1{2,}\s*$")
+_DIRECTIVE = re.compile(r"^\s*\.\. ")
+_ADMONITION = re.compile(r"^\s*\.\. (note|warning|tip|seealso|caution|important|attention)::\s*")
+_BULLET = re.compile(r"^\s*(?:[-*+•]|\(?[0-9a-z]{1,2}[.)])\s+")
+_FIELD = re.compile(r"^\s*:[a-z]+(?: [^:]*)?:\s*")
+_PARAMETER = re.compile(r"^\s*[\w*`, ./]+\s:\s*\S?")
+_GOOGLE_PARAMETER = re.compile(r"^\s*[`*]*\w+[`*]*(?: \([^()]*(?:\([^()]*\))?[^()]*\))?:\s+(?=\S)")
+_SKIPPED_SECTION = re.compile(
+    r"^\s*(examples?|usage|references|see also|methods|attributes|doctests?)\s*(:|::)?\s*$", re.I
+)
+
+_ROLE = re.compile(r":[a-zA-Z:+-]+:`[~!]?([^`<]*?)\s*(?:<[^`]*>)?`")
+_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}")
+_LITERAL = re.compile(r"`{1,3}([^`]+)`{1,3}_{0,2}")
+_EMPHASIS = re.compile(r"(?<!\w)(\*{1,2})(?=\S)([^*]{1,80}?)(?<=\S)\1(?!\w)")
+_FOOTNOTE = re.compile(r"\s?\[(?:\d+|#?\w{1,12}\d*)\]_")
+_QUOTED_CODE = re.compile(r"(?<![\w`])[\"']([\w.]*[_.()][\w.()]*)[\"'](?![\w`])")
+_BACKTICKED = re.compile(r"`([^`]*)`")
+_IDENTIFIER = re.compile(
+    r"(?<![\w.])(?:"
+    r"\w*\w_\w+|_+\w+|\w+\(\S*\)|[A-Za-z_]\w*(?:\.\w{2,})+|[a-z]+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w*"
+    r")(?:\(\))?"
+)
+_WORD = re.compile(r"^[\"'(\[]*[A-Za-z]+(?:['’/-][A-Za-z]+)*[\"')\],.;:!?]*$")
+_COMMON = frozenset(
+    "a an and any are as at be been but by can do does each for from had has have if in into is it "
+    "its may more most must no not of on one only or other should so some such than that the their "
+    "them then there these they this to up used using was we when where which while will with you".split()
+)
+
+
+def paragraphs(docstring: str) -> list[str]:
+    """The English paragraphs of a docstring, one line each, code kept between backticks.
+
+    Args:
+        docstring: The text as `ast.get_docstring` or `inspect.cleandoc` returns it.
+
+    Returns:
+        Paragraphs in their order. Feed each to :func:`plain` or :func:`masked`.
+    """
+    candidates = (_markup_to_text(" ".join(chunk)) for chunk in _chunks(docstring.splitlines()))
+    return [text for text in candidates if is_prose(text)]
+
+
+def plain(paragraph: str) -> str:
+    """The paragraph as people read it: backticks gone, the names in them kept."""
+    return _BACKTICKED.sub(r"\1", paragraph)
+
+
+def masked(paragraph: str) -> str:
+    """The paragraph with every piece of code, marked or recognisable, replaced by `MASK`."""
+    return _IDENTIFIER.sub(MASK, _BACKTICKED.sub(MASK, paragraph))
+
+
+def is_prose(text: str) -> bool:
+    """Whether a line reads like English: sentence ending, mostly words, enough common words."""
+    tokens = text.split()
+    if len(tokens) < 6 or not text[-1] in ".?!:)\"'" or not text.lstrip("\"'(`")[:1].isalpha():
+        return False
+    words = sum(bool(_WORD.match(token)) for token in tokens)
+    common = sum(token.lower() in _COMMON for token in tokens)
+    return words >= 0.75 * len(tokens) and common >= 0.15 * len(tokens) and ">>>" not in text
+
+
+def _markup_to_text(text: str) -> str:
+    """Undo reStructuredText and Markdown inline markup; literals end up in single backticks."""
+    text = _FOOTNOTE.sub("", text)
+    text = _ROLE.sub(r"`\1`", text)
+    text = _LINK.sub(r"\1", text)
+    text = _LITERAL.sub(r"`\1`", text)
+    text = _QUOTED_CODE.sub(r"`\1`", text)
+    text = _EMPHASIS.sub(r"\2", text)
+    return " ".join(text.replace("\\", "").split())
+
+
+def _chunks(lines: list[str]) -> Iterator[list[str]]:
+    """Cut lines where a blank line, a list item, a parameter or a change of indentation says so."""
+    chunk: list[str] = []
+    for line in _without_code(lines):
+        opening = _opening(line)
+        if chunk and (not line.strip() or opening is not None or _breaks(chunk[-1], line)):
+            yield chunk
+            chunk = []
+        if line.strip():
+            text = line if opening is None else " " * opening + line[opening:]
+            if text.strip():
+                chunk.append(text)
+    if chunk:
+        yield chunk
+
+
+def _opening(line: str) -> int | None:
+    """Length of the marker that starts an item (bullet, field, parameter), None without one."""
+    for pattern in (_BULLET, _FIELD, _GOOGLE_PARAMETER):
+        match = pattern.match(line)
+        if match:
+            return match.end()
+    return None
+
+
+def _breaks(before: str, line: str) -> bool:
+    """Whether a line starts something new because of its indentation."""
+    indent_before, indent = (len(text) - len(text.lstrip()) for text in (before, line))
+    if indent > indent_before:
+        return bool(_PARAMETER.match(before)) or before.rstrip().endswith((".", ":"))
+    return indent < indent_before and before.rstrip().endswith((".", ":", "?", "!"))
+
+
+def _without_code(lines: list[str]) -> Iterator[str]:
+    """Drop doctests, literal blocks, directives and whole sections that hold code or names."""
+    skip_deeper_than: int | None = None
+    section_skipped = doctest = fenced = False
+    for position, line in enumerate(lines):
+        stripped = line.strip()
+        indent = len(line) - len(line.lstrip())
+        following = lines[position + 1] if position + 1 < len(lines) else ""
+        if stripped.startswith("```"):
+            fenced = not fenced
+        if fenced or stripped.startswith("```"):
+            continue
+        if not stripped:
+            doctest = False
+            yield ""
+            continue
+        if skip_deeper_than is not None and indent > skip_deeper_than:
+            continue
+        skip_deeper_than = None
+        if _UNDERLINE.match(following):
+            section_skipped = bool(_SKIPPED_SECTION.match(line))
+            continue
+        doctest = doctest or stripped.startswith((">>>", "In ["))
+        if section_skipped or doctest or _UNDERLINE.match(line):
+            continue
+        if _ADMONITION.match(line):
+            yield ""
+            yield _ADMONITION.sub("", line)
+        elif _DIRECTIVE.match(line) or (_SKIPPED_SECTION.match(line)):
+            skip_deeper_than = indent
+        else:
+            if stripped.endswith("::"):
+                skip_deeper_than = indent
+                line = line.rstrip()[:-1]
+            yield line

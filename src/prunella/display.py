@@ -1,0 +1,254 @@
+"""Results of stages: as JSON documents, and as tables in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from prunella.inspection import Inspection
+from prunella.packing import Packed
+from prunella.recipe import Recipe, Step
+from prunella.report.tables import Column, human_bytes
+from prunella.report.terminal import table
+
+_NEXT = {
+    "teach": "prunella prune --model {out} --text TEXT --out {out}-sparse",
+    "prune": "prunella transfer --model {out} --train TRAIN --validation DEV --out {out}-task",
+    "transfer": "prunella quantize --model {out} --train TRAIN --out {out}-int8",
+    "quantize": "prunella pack --model {out} --out {out}.prn",
+}
+_SHARES = {"accuracy", "f1", "mlm_accuracy"}
+
+
+def document(result: Any) -> dict[str, Any]:
+    """What `--json` prints of a result."""
+    if hasattr(result, "to_json"):
+        return result.to_json()
+    if hasattr(result, "provenance"):
+        return {
+            "out": str(result.out),
+            "finished_before": result.finished_before,
+            **result.provenance,
+        }
+    return {"out": str(result)}
+
+
+def show(result: Any) -> None:
+    """Prints a result for a person."""
+    console = Console(highlight=False)
+    if isinstance(result, Packed):
+        _show_packed(console, result)
+    elif isinstance(result, Inspection):
+        _show_inspection(console, result)
+    elif hasattr(result, "provenance"):
+        _show_stage(console, result)
+    elif hasattr(result, "interval"):
+        _show_evaluation(console, result)
+    else:
+        console.print(f"written: {result}")
+
+
+def targets_document(targets: Sequence[Any]) -> dict[str, Any]:
+    """The plan of `prune --dry-run`."""
+    rows = [
+        {
+            "name": t.name,
+            "role": t.role,
+            "shape": list(t.shape),
+            "pruned": t.pruned,
+            "reason": t.reason,
+        }
+        for t in targets
+    ]
+    return {"targets": rows, "pruned_weights": _weights(t for t in targets if t.pruned)}
+
+
+def show_targets(targets: Sequence[Any]) -> None:
+    """Prints which matrices would be pruned, and why not the others."""
+    console = Console(highlight=False)
+    columns = [Column("matrix"), Column("role"), Column("shape"), Column("pruned?")]
+    rows = [
+        [
+            t.name,
+            t.role or "-",
+            "x".join(map(str, t.shape)),
+            "yes" if t.pruned else f"no: {t.reason}",
+        ]
+        for t in targets
+    ]
+    console.print(table(columns, rows))
+    pruned = _weights(t for t in targets if t.pruned)
+    console.print(f"{pruned:,} weights would be pruned, of {_weights(targets):,} in matrices.")
+
+
+def recipe_document(recipe: Recipe) -> dict[str, Any]:
+    """A checked recipe, its variables filled in."""
+    steps = [{step.verb.name: step.settings.model_dump(mode="json")} for step in recipe.steps]
+    return {"name": recipe.name, "about": recipe.about, "out": str(recipe.out), "steps": steps}
+
+
+def show_recipe(recipe: Recipe) -> None:
+    """Prints the steps of a recipe."""
+    console = Console(highlight=False)
+    console.print(f"[bold]{recipe.name}[/]  {recipe.about}".rstrip())
+    for step in recipe.steps:
+        console.print(f"{step.number:>3}  {step.verb.name:<9} {_target(step)}")
+
+
+def announce_step(recipe: Recipe) -> Callable[[Step], None]:
+    """Says on standard error which step begins."""
+    console = Console(stderr=True, highlight=False)
+
+    def announce(step: Step) -> None:
+        total = len(recipe.steps)
+        console.print(f"[bold]step {step.number}/{total}  {step.verb.name}[/]  {_target(step)}")
+
+    return announce
+
+
+def show_run(recipe: Recipe, results: Sequence[Any]) -> None:
+    """Prints one line for each step that ran."""
+    columns = [
+        Column("step"),
+        Column("checkpoint"),
+        Column("zeros", unit="%", numeric=True, format=".1f"),
+        Column("figure"),
+    ]
+    rows = [
+        [step.verb.name, _target(step), _zeros(result), _headline(result)]
+        for step, result in zip(recipe.steps, results, strict=True)
+    ]
+    Console(highlight=False).print(table(columns, rows, title=recipe.name))
+
+
+def _show_stage(console: Console, result: Any) -> None:
+    record = result.provenance
+    state = " (finished before, nothing to do)" if result.finished_before else ""
+    console.print(f"[bold]{record['stage']}[/] -> {result.out}{state}")
+    rows = [["sparsity", f"{100 * record['sparsity']['total']:.2f} %"]]
+    rows += [[name.replace("_", " "), _figure(name, v)] for name, v in record["metrics"].items()]
+    rows.append(["time", _duration(record["seconds"])])
+    console.print(table([Column("figure"), Column("value")], rows))
+    following = _NEXT.get(record["stage"])
+    if following:
+        console.print(f"next: {following.format(out=result.out)}", soft_wrap=True)
+
+
+def _show_evaluation(console: Console, result: Any) -> None:
+    console.print(f"[bold]{result.model}[/] on {result.rows:,} rows of {result.data}")
+    rows = [
+        [name.replace("_", " "), _figure(name, value)] for name, value in result.metrics.items()
+    ]
+    low, high = (_figure(result.main, bound) for bound in result.interval)
+    rows.append([f"{result.main}, {100 * result.level:g} % interval", f"{low} to {high}"])
+    console.print(table([Column("figure"), Column("value")], rows))
+    if result.predictions:
+        console.print(f"predictions: {result.predictions}")
+
+
+def _show_packed(console: Console, packed: Packed) -> None:
+    console.print(f"[bold]pack[/] -> {packed.path}  ({packed.weights} weights)")
+    console.print(_size_table(packed.sizes))
+    encoder = packed.sizes.encoder
+    console.print(
+        f"Papers would say {encoder.nominal_ratio:.0f}x: they count the non-zeros of the encoder "
+        f"alone. {encoder.bits_per_weight:.2f} bits an encoder weight, "
+        f"{100 * encoder.above_bound:.1f} % above the entropy of mask and values."
+    )
+
+
+def _size_table(sizes: Any) -> Any:
+    columns = [
+        Column("part"),
+        Column("on disk"),
+        Column("dense fp32"),
+        Column("dense int8"),
+        Column("smaller than fp32", unit="times", numeric=True, format=".1f"),
+        Column("zeros", unit="%", numeric=True, format=".1f"),
+    ]
+    rows = [
+        [
+            name,
+            human_bytes(part.stored),
+            human_bytes(part.fp32),
+            human_bytes(part.int8),
+            part.true_ratio,
+            100 * part.sparsity,
+        ]
+        for name, part in (("encoder matrices", sizes.encoder), ("whole file", sizes.model))
+    ]
+    return table(columns, rows)
+
+
+def _show_inspection(console: Console, found: Inspection) -> None:
+    stage = f", made by {found.stage}" if found.stage else ""
+    console.print(f"[bold]{found.path}[/]  {found.model_type}{stage}")
+    columns = [
+        Column("tensor"),
+        Column("role"),
+        Column("shape"),
+        Column("zeros", unit="%", numeric=True, format=".1f"),
+        Column("on disk"),
+    ]
+    rows = [
+        [r.name, r.role, "x".join(map(str, r.shape)), 100 * r.sparsity, human_bytes(r.bytes)]
+        for r in found.rows
+        if r.role
+    ]
+    others = [r for r in found.rows if not r.role]
+    rows.append(
+        [f"{len(others)} other tensors", "-", "", None, human_bytes(sum(r.bytes for r in others))]
+    )
+    for name, total in (("encoder matrices", found.encoder), ("whole model", found.model)):
+        rows.append(
+            [name, "", f"{total.weights:,}", 100 * total.sparsity, human_bytes(total.bytes)]
+        )
+    console.print(table(columns, rows))
+    if found.packed is not None:
+        console.print(_size_table(found.packed))
+
+
+def _target(step: Step) -> str:
+    settings: Any = step.settings
+    return str(getattr(settings, "out", None) or settings.model)
+
+
+def _zeros(result: Any) -> float | None:
+    if isinstance(result, Packed):
+        return 100 * result.sizes.encoder.sparsity
+    if hasattr(result, "provenance"):
+        return 100 * result.provenance["sparsity"]["total"]
+    return None
+
+
+def _headline(result: Any) -> str:
+    if isinstance(result, Packed):
+        return f"{human_bytes(result.sizes.model.stored)} on disk"
+    metrics = getattr(result, "metrics", None) or {}
+    for name in ("accuracy", "spearman", "hidden_distance", "mlm_loss"):
+        if name in metrics:
+            return f"{name.replace('_', ' ')} {_figure(name, metrics[name])}"
+    return ""
+
+
+def _figure(name: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{100 * value:.2f} %" if name in _SHARES else f"{value:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _weights(targets: Iterable[Any]) -> int:
+    total = 0
+    for target in targets:
+        size = 1
+        for extent in target.shape:
+            size *= extent
+        total += size
+    return total

@@ -1,0 +1,128 @@
+"""What is in a checkpoint or a packed file: matrices, roles, sparsity, bytes. No torch needed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prunella.checkpoint import TensorInfo, open_checkpoint
+from prunella.errors import InputError
+from prunella.packed.read import open_packed
+from prunella.packed.sizes import Sizes, sizes
+from prunella.settings import InspectSettings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor. `bytes` is what it takes on disk."""
+
+    name: str
+    role: str | None
+    shape: tuple[int, ...]
+    dtype: str
+    sparsity: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Weights, those that are not zero, and bytes on disk."""
+
+    weights: int
+    nonzeros: int
+    bytes: int
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.nonzeros / self.weights if self.weights else 0.0
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The contents of a checkpoint or packed file.
+
+    encoder: the matrices that pruning is about; model: everything, in a packed file with
+    tokenizer and configuration.
+    """
+
+    path: str
+    stage: str | None
+    model_type: str
+    rows: tuple[Row, ...]
+    encoder: Totals
+    model: Totals
+    packed: Sizes | None
+
+    def to_json(self) -> dict[str, Any]:
+        document = asdict(self)
+        document["encoder"]["sparsity"] = self.encoder.sparsity
+        document["model"]["sparsity"] = self.model.sparsity
+        if self.packed is not None:
+            document["packed"] = {
+                part: {
+                    **asdict(measure),
+                    "true_ratio": measure.true_ratio,
+                    "nominal_ratio": measure.nominal_ratio,
+                    "above_entropy": measure.above_bound,
+                    "bits_per_weight": measure.bits_per_weight,
+                }
+                for part, measure in (
+                    ("encoder", self.packed.encoder),
+                    ("model", self.packed.model),
+                )
+            }
+        return document
+
+
+def inspect(settings: InspectSettings) -> Inspection:
+    """Lists what a checkpoint folder or a packed file holds.
+
+    Raises:
+        InputError: If it is neither, or is damaged.
+    """
+    path = Path(settings.model)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    return _inspect_folder(path) if path.is_dir() else _inspect_packed(path)
+
+
+def _inspect_folder(path: Path) -> Inspection:
+    checkpoint = open_checkpoint(path)
+    rows = tuple(
+        Row(t.name, t.role, t.shape, t.dtype, t.sparsity, t.bytes) for t in checkpoint.tensors
+    )
+    return Inspection(
+        str(path),
+        (checkpoint.provenance or {}).get("stage"),
+        str(checkpoint.config.get("model_type")),
+        rows,
+        _totals([t for t in checkpoint.tensors if t.role]),
+        _totals(checkpoint.tensors),
+        None,
+    )
+
+
+def _totals(tensors: list[TensorInfo]) -> Totals:
+    return Totals(
+        sum(t.size for t in tensors),
+        sum(t.nonzeros for t in tensors),
+        sum(t.bytes for t in tensors),
+    )
+
+
+def _inspect_packed(path: Path) -> Inspection:
+    packed = open_packed(path)
+    measured = sizes(packed)
+    rows = tuple(
+        Row(i.name, i.role, tuple(i.shape), i.dtype, m.sparsity, m.coded + m.scales)
+        for i, m in measured.tensors
+    )
+    return Inspection(
+        str(path),
+        packed.metadata.get("stage"),
+        str(packed.metadata.get("model_type")),
+        rows,
+        *(Totals(m.weights, m.nonzeros, m.stored) for m in (measured.encoder, measured.model)),
+        measured,
+    )

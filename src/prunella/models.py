@@ -1,0 +1,175 @@
+"""Loading models for a stage, with the reasons when that fails in words a user can act on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from prunella.checkpoint import Checkpoint, open_checkpoint
+from prunella.errors import InputError
+from prunella.quantization import load_scales, restore
+
+
+def fetch(model: str) -> Checkpoint:
+    """A checkpoint from a local folder, or from the Hub by name.
+
+    Raises:
+        InputError: If there is neither such a folder nor such a model on the Hub.
+    """
+    path = Path(model)
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        return open_checkpoint(path.expanduser())
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+        return open_checkpoint(snapshot_download(model, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{model}: no such folder, and the Hub did not give a model of that name ({reason})"
+        ) from None
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """The checkpoint's fast tokenizer."""
+    with _quiet(), _explained(checkpoint):
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+    if not tokenizer.is_fast:
+        raise InputError(f"{checkpoint.path}: needs a fast tokenizer (tokenizer.json)")
+    return tokenizer
+
+
+def load_encoder(checkpoint: Checkpoint) -> nn.Module:
+    """The bare encoder in fp32."""
+    with _quiet(), _explained(checkpoint):
+        return AutoModel.from_pretrained(checkpoint.path, dtype=torch.float32)
+
+
+def load_masked_lm(checkpoint: Checkpoint) -> tuple[nn.Module, bool]:
+    """The model with its MLM head in fp32, and whether the checkpoint had that head.
+
+    The MLM classes have no pooler; one that the checkpoint holds is kept, so that a task can use
+    it later.
+    """
+    with _quiet(), _explained(checkpoint):
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            checkpoint.path, dtype=torch.float32, output_loading_info=True
+        )
+    base: Any = model.base_model
+    if getattr(base, "pooler", ()) is None and any("pooler." in t.name for t in checkpoint.tensors):
+        base.pooler = getattr(load_encoder(checkpoint), "pooler")
+    prefix = model.base_model_prefix + "."
+    head = [name for name in info["missing_keys"] if not name.startswith(prefix)]
+    body = [name for name in info["missing_keys"] if name.startswith(prefix)]
+    if body:
+        raise InputError(f"{checkpoint.path}: the weights lack {', '.join(sorted(body)[:4])}")
+    return model, not head
+
+
+def load_classifier(
+    checkpoint: Checkpoint, labels: int, names: list[str], *, regression: bool
+) -> nn.Module:
+    """The model with a task head of `labels` outputs, new unless the checkpoint has that head."""
+    config = AutoConfig.from_pretrained(checkpoint.path)
+    config.num_labels = labels
+    config.problem_type = "regression" if regression else "single_label_classification"
+    if names:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: i for i, name in enumerate(names)}
+    with _quiet(), _explained(checkpoint):
+        return AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.path, config=config, dtype=torch.float32
+        )
+
+
+def load_finished(checkpoint: Checkpoint) -> nn.Module:
+    """A fine-tuned model as it predicts: a quantised one computes in 8 bits.
+
+    Raises:
+        InputError: If the checkpoint has no task head.
+    """
+    if not has_task_head(checkpoint):
+        raise InputError(
+            f"{checkpoint.path}: has no task head; fine-tune it first with `prunella transfer`"
+        )
+    with _quiet(), _explained(checkpoint):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.path, dtype=torch.float32
+        )
+    scales = load_scales(checkpoint.path)
+    if scales is not None:
+        restore(model, scales)
+    return model.eval().requires_grad_(False)
+
+
+def has_task_head(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint is a fine-tuned sequence classifier."""
+    architectures = checkpoint.config.get("architectures") or [""]
+    return "SequenceClassification" in architectures[0]
+
+
+def takes_token_types(config: Any) -> bool:
+    """Whether a model tells first and second segment apart."""
+    return getattr(config, "type_vocab_size", 0) > 1
+
+
+def check_same_vocabulary(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, paths: Mapping[str, Path]
+) -> None:
+    """Refuses a teacher that reads other token ids than its student."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    differing = [t for t, i in sorted(ours.items(), key=lambda x: x[1]) if theirs.get(t) != i]
+    example = f"'{differing[0]}'" if differing else "entries that only the teacher has"
+    raise InputError(
+        f"teacher {paths['teacher']} and student {paths['model']} have different vocabularies "
+        f"({len(theirs)} and {len(ours)} entries, first difference {example}); distillation needs "
+        "the same one: take a teacher of the same tokenizer"
+    )
+
+
+def set_dropout(model: nn.Module, probability: float | None) -> None:
+    """Sets every dropout module to `probability`; None leaves the model's own."""
+    if probability is None:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides the load report of transformers: a missing head is what a stage expects."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _explained(checkpoint: Checkpoint) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{checkpoint.path}: transformers cannot load it ({reason})") from error

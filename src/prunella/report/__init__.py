@@ -1,0 +1,1 @@
+"""Reports: one look for every result, as an HTML file and in the terminal."""

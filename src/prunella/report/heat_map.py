@@ -1,0 +1,107 @@
+"""Sparsity of every matrix as a heat map: a row a layer, a column a role."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jinja2
+
+from prunella.roles import ROLES, layer_of
+
+_HEADINGS = {
+    "attention_output": ("attention", "output"),
+    "ffn_in": ("FFN in",),
+    "ffn_out": ("FFN out",),
+}
+_COLOUR_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Square:
+    """One cell: its place in rows and columns, its number in percent, its strength in [0, 1]."""
+
+    row: int
+    column: int
+    text: str
+    strength: float
+    tip: str
+
+
+def sparsity_by_matrix(sparsity: Mapping[str, float], roles: Mapping[str, str]) -> str:
+    """Heat map of the share of zeros, layer by role.
+
+    Args:
+        sparsity: Share of zeros in [0, 1] of each matrix, by its name.
+        roles: The role of each matrix (`prunella.roles.role_of`); those without one are left out.
+
+    Returns:
+        An `svg` element. Where several matrices share a layer and a role, the cell shows their
+        mean and names each on hover.
+
+    Raises:
+        ValueError: No matrix has a role.
+    """
+    places: dict[tuple[int | None, str], list[str]] = {}
+    for name in sparsity:
+        if name in roles:
+            places.setdefault((layer_of(name), roles[name]), []).append(name)
+    if not places:
+        raise ValueError("no matrix with a role, so there is nothing to draw")
+    columns = _ordered_roles({role for layer, role in places if layer is not None})
+    layers = sorted({layer for layer, _ in places if layer is not None})
+    outside = _ordered_roles({role for layer, role in places if layer is None})
+    rows = [str(layer) for layer in layers] + outside
+    low, high = _range([sparsity[name] for names in places.values() for name in names])
+    squares = []
+    for (layer, role), names in places.items():
+        value = math.fsum(sparsity[name] for name in names) / len(names)
+        squares.append(
+            Square(
+                row=rows.index(role if layer is None else str(layer)),
+                column=0 if layer is None else columns.index(role),
+                text=f"{100 * value:.1f}",
+                strength=round((value - low) / (high - low), 3),
+                tip="\n".join(f"{name}: {sparsity[name]:.2%} zeros" for name in names),
+            )
+        )
+    return _template().render(
+        columns=[_HEADINGS.get(role, (role.replace("_", " "),)) for role in columns or outside[:1]],
+        rows=[row.replace("_", " ") for row in rows],
+        layers=len(layers),
+        squares=squares,
+        legend=[
+            (
+                step / (_COLOUR_STEPS - 1),
+                f"{100 * (low + (high - low) * step / (_COLOUR_STEPS - 1)):.3g}",
+            )
+            for step in range(_COLOUR_STEPS)
+        ],
+    )
+
+
+def _ordered_roles(present: set[str]) -> list[str]:
+    known = [role for role in ROLES if role in present]
+    return known + sorted(present.difference(ROLES))
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Bounds of the colours: whole tenths around the values, at least two tenths apart."""
+    low = math.floor(min(values) * 10 + 1e-9) / 10
+    high = math.ceil(max(values) * 10 - 1e-9) / 10
+    while high - low < 0.2 - 1e-9:
+        low, high = max(0.0, round(low - 0.1, 1)), min(1.0, round(high + 0.1, 1))
+    return low, high
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("heat_map.svg.jinja")

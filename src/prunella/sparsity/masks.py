@@ -1,0 +1,105 @@
+"""The state of pruning: which weights are kept, one byte a weight, outside the model.
+
+The parameters themselves hold the zeros, under their ordinary names, so every checkpoint that is
+written at any moment is a sparse model. A pruned ("dormant") weight keeps its last value in the
+mask's byte, so that a mask may still move: at the next choice a dormant weight competes with its
+old value, as in Prune OFA's reference, where the masked original weight stays in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+# A byte is a float8 (e4m3): NaN marks a kept weight, any other value is the dormant weight
+# divided by the matrix's scale (3 bits of mantissa: within 6.25 % of the old value; below
+# 2^-10 of the smallest step it counts as 0).
+_KEPT = 0x7F
+_FLOAT8_MAX = 448.0
+
+
+class Masks:
+    """Masks over a fixed set of parameters.
+
+    Args:
+        parameters: The prunable weights by parameter name; the masks act on them in place.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.parameters = dict(parameters)
+        self.codes = {
+            name: torch.full_like(p, _KEPT, dtype=torch.uint8)
+            for name, p in self.parameters.items()
+        }
+        # Fixed once, so that a dormant value is rounded once however often masks are chosen.
+        self.scales = {
+            name: max(p.detach().abs().max().item(), 1e-30) / _FLOAT8_MAX if p.numel() else 1.0
+            for name, p in self.parameters.items()
+        }
+
+    @classmethod
+    def of_zeros(cls, parameters: Mapping[str, nn.Parameter]) -> Masks:
+        """Masks that keep exactly what is not zero now: the pattern lock."""
+        masks = cls(parameters)
+        for name, parameter in masks.parameters.items():
+            masks.codes[name][parameter.detach() == 0] = 0
+        return masks
+
+    def kept(self, name: str) -> Tensor:
+        """Boolean tensor of the parameter's shape, True where the weight is kept."""
+        return self.codes[name] == _KEPT
+
+    def dense(self, name: str) -> Tensor:
+        """The weight with its dormant values in place of zeros: what competes for the mask."""
+        code = self.codes[name]
+        dormant = code.view(torch.float8_e4m3fn).to(torch.float32) * self.scales[name]
+        return torch.where(code == _KEPT, self.parameters[name].detach(), dormant)
+
+    @torch.no_grad()
+    def move(self, keep: Mapping[str, Tensor]) -> None:
+        """Takes new masks: newly pruned weights go dormant, chosen dormant ones come back."""
+        for name, kept in keep.items():
+            dense = self.dense(name)
+            scaled = (dense / self.scales[name]).clamp_(-_FLOAT8_MAX, _FLOAT8_MAX)
+            code = scaled.to(torch.float8_e4m3fn).view(torch.uint8)
+            self.codes[name] = code.masked_fill_(kept, _KEPT)
+            self.parameters[name].copy_(dense.masked_fill_(~kept, 0.0))
+
+    @torch.no_grad()
+    def zero_weights(self) -> None:
+        """Puts the zeros back, after an optimiser step."""
+        for name, parameter in self.parameters.items():
+            parameter.masked_fill_(self.codes[name] != _KEPT, 0.0)
+
+    @torch.no_grad()
+    def zero_gradients(self) -> None:
+        """Pruned weights get no gradient: none in the clipped norm, none in the momentum."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(self.codes[name] != _KEPT, 0.0)
+
+    def sparsity(self) -> dict[str, float]:
+        """Share of pruned weights of each matrix."""
+        return {
+            name: 1 - self.kept(name).sum().item() / max(1, code.numel())
+            for name, code in self.codes.items()
+        }
+
+    def total_sparsity(self) -> float:
+        """Share of pruned weights over all matrices."""
+        total = sum(code.numel() for code in self.codes.values())
+        kept = sum(int(self.kept(name).sum()) for name in self.codes)
+        return 1 - kept / total if total else 0.0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        scales = {
+            f"{n}|scale": torch.tensor(s, dtype=torch.float64) for n, s in self.scales.items()
+        }
+        return {**self.codes, **scales}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, code in self.codes.items():
+            code.copy_(state[name])
+            self.scales[name] = state[f"{name}|scale"].item()

@@ -1,0 +1,77 @@
+"""When and how much: sparsity over steps, and the learning rate that goes with it.
+
+Both are pure functions of the step, so a resumed run needs no state of theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PruningSchedule:
+    """Gradual pruning in optimiser steps (Zhu & Gupta 2017; Prune OFA, section 3.2).
+
+    Sparsity grows cubically over [start, growth_end]; until `freeze` the masks may still move at
+    the final sparsity; from `freeze` to `total` they are fixed. Masks change every `every` steps.
+    """
+
+    initial: float
+    final: float
+    start: int
+    growth_end: int
+    freeze: int
+    total: int
+    every: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.growth_end <= self.freeze <= self.total:
+            raise ValueError(f"windows out of order: {self}")
+        if not 0 <= self.initial <= self.final < 1 or self.every < 1:
+            raise ValueError(f"sparsities or interval out of range: {self}")
+
+    def sparsity(self, step: int) -> float:
+        """s(t) = s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3, clamped to [t0, t1]."""
+        if step >= self.growth_end:
+            return self.final
+        progress = max(step - self.start, 0) / (self.growth_end - self.start)
+        return self.final + (self.initial - self.final) * (1 - progress) ** 3
+
+    def updates_at(self, step: int) -> bool:
+        """Whether the masks are chosen anew after optimiser step `step` (counted from 1).
+
+        The ends of both windows always count, whatever the interval, so that the final sparsity
+        is reached exactly.
+        """
+        if not self.start < step <= self.freeze:
+            return False
+        on_interval = (step - self.start) % self.every == 0
+        return on_interval or step in (self.growth_end, self.freeze)
+
+    def last_rewind(self, step: int) -> int:
+        """The last step up to `step` at which the learning rate's decay was reset."""
+        if step <= self.start:
+            return step
+        if step >= self.growth_end:
+            return self.growth_end
+        return self.start + (step - self.start) // self.every * self.every
+
+
+def linear_factor(step: int, warmup: int, total: int) -> float:
+    """Linear warm-up over `warmup` steps, then linear decay to 0 at `total`; never above 1."""
+    if step < warmup:
+        return step / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def rewound_factor(step: int, warmup: int, schedule: PruningSchedule) -> float:
+    """Linear decay whose clock is reset at every pruning step while sparsity grows.
+
+    The factor stays near its peak during growth, then decays once, linearly, to 0 over what
+    remains (learning-rate rewinding; Prune OFA, section 3.2). It never exceeds 1.
+    """
+    if step < warmup:
+        return step / warmup
+    remaining = max(1, schedule.total - schedule.growth_end)
+    elapsed = step - max(schedule.last_rewind(step), min(warmup, schedule.growth_end))
+    return min(1.0, max(0.0, 1 - elapsed / remaining))

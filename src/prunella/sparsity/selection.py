@@ -1,0 +1,67 @@
+"""Exactly k weights to keep, by score: in each matrix or over all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def keep_count(n: int, sparsity: float) -> int:
+    """How many of `n` weights stay at `sparsity`: n - round(sparsity * n), at least one.
+
+    At least one, because a matrix without any weight passes no signal and gets no gradient.
+    """
+    return max(1, n - round(sparsity * n)) if n else 0
+
+
+def top_k_mask(scores: Tensor, k: int) -> Tensor:
+    """A boolean mask of exactly `k` trues at the highest scores; ties go to the lowest index.
+
+    NaN scores are refused: they would be chosen first and hide a diverged run.
+    """
+    flat = scores.reshape(-1)
+    if k >= flat.numel():
+        return torch.ones_like(scores, dtype=torch.bool)
+    if k <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = torch.kthvalue(flat, flat.numel() - k + 1).values
+    if torch.isnan(threshold) or torch.isnan(flat.sum()):
+        raise FloatingPointError("a pruning score is NaN: training has diverged")
+    mask = flat > threshold
+    missing = k - int(mask.sum())
+    if missing:
+        ties = torch.nonzero(flat == threshold).squeeze(1)[:missing]
+        mask[ties] = True
+    return mask.reshape(scores.shape)
+
+
+def select(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
+    """Which weights to keep.
+
+    Args:
+        scores: A score tensor for each matrix; higher is more important.
+        sparsity: Share of weights to remove, in [0, 1).
+        scope: "uniform": each matrix reaches the sparsity by itself; "global": all matrices
+            share one threshold, so that the sum reaches it.
+
+    Returns:
+        A boolean tensor for each matrix, True where the weight stays.
+    """
+    if scope == "uniform":
+        return {
+            name: top_k_mask(score, keep_count(score.numel(), sparsity))
+            for name, score in scores.items()
+        }
+    if scope != "global":
+        raise ValueError(f"unknown scope '{scope}'")
+    if not scores:
+        return {}
+    flat = torch.cat([score.reshape(-1) for score in scores.values()])
+    mask = top_k_mask(flat, keep_count(flat.numel(), sparsity))
+    pieces = mask.split([score.numel() for score in scores.values()])
+    return {
+        name: piece.reshape(score.shape)
+        for (name, score), piece in zip(scores.items(), pieces, strict=True)
+    }

@@ -1,0 +1,123 @@
+"""The matrices of a model that may be pruned, and why the others may not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from prunella.errors import InputError
+from prunella.roles import ROLES, Role, layer_of, role_of
+
+
+@dataclass(frozen=True)
+class Target:
+    """One weight matrix of a model.
+
+    `name` is the module's name (the weight is `name + ".weight"`); `reason` says why the matrix
+    is left alone and is empty when `pruned`.
+    """
+
+    name: str
+    role: Role | None
+    shape: tuple[int, ...]
+    pruned: bool
+    reason: str
+
+    @property
+    def parameter(self) -> str:
+        return f"{self.name}.weight"
+
+    @property
+    def layer(self) -> int | None:
+        return layer_of(self.name)
+
+
+def find_targets(
+    model: nn.Module, roles: Sequence[str] = ROLES, exclude: Sequence[str] = ()
+) -> list[Target]:
+    """Lists every weight matrix of `model`, in module order, and whether it is to be pruned.
+
+    Args:
+        model: Any transformers model.
+        roles: The roles to prune.
+        exclude: Names of modules (or of whole sub-trees, "bert.encoder.layer.0") to leave alone.
+
+    Raises:
+        InputError: If an exclusion matches nothing, or no matrix of the model has a known role.
+    """
+    shared = _shared_parameters(model)
+    targets = [
+        _judge(name, module.weight, isinstance(module, nn.Linear), roles, exclude, shared)
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.dim() == 2
+    ]
+    for pattern in exclude:
+        if not any(_within(target.name, pattern) for target in targets):
+            raise InputError(
+                f"exclude: '{pattern}' names no module with a weight matrix in this model; "
+                "`prunella prune --dry-run` lists the names"
+            )
+    if not any(target.role for target in targets):
+        unresolved = [t.name for t in targets if layer_of(t.name) is not None] or [
+            t.name for t in targets
+        ]
+        listed = ", ".join(unresolved[:6]) + (", ..." if len(unresolved) > 6 else "")
+        raise InputError(
+            f"could not resolve the matrices of {type(model).__name__}: none of its "
+            f"{len(targets)} weight matrices has a known role ({listed}). Supported families: "
+            "BERT, RoBERTa, DistilBERT, ELECTRA and models that name their modules alike; "
+            "add the endings to prunella/roles.py"
+        )
+    return targets
+
+
+def pruned_parameters(model: nn.Module, targets: Sequence[Target]) -> dict[str, nn.Parameter]:
+    """The parameters that `targets` marks as pruned, by parameter name, in module order."""
+    parameters = dict(model.named_parameters())
+    return {t.parameter: parameters[t.parameter] for t in targets if t.pruned}
+
+
+def unresolved_in_layers(targets: Sequence[Target]) -> list[str]:
+    """Linear modules inside the stack of layers that no role covers (worth a warning)."""
+    return [t.name for t in targets if t.role is None and t.layer is not None]
+
+
+def _judge(
+    name: str,
+    weight: Tensor,
+    linear: bool,
+    roles: Sequence[str],
+    exclude: Sequence[str],
+    shared: dict[int, list[str]],
+) -> Target:
+    role = role_of(name) if linear else None
+    owners = shared.get(id(weight), [])
+    if len(owners) > 1:
+        others = ", ".join(owner for owner in owners if owner != name)
+        reason = f"tied to {others}"
+    elif not linear:
+        reason = "embedding"
+    elif role is None:
+        reason = "no encoder role (head, projection or unknown)"
+    elif role not in roles:
+        reason = f"role '{role}' not asked for"
+    elif any(_within(name, pattern) for pattern in exclude):
+        reason = "excluded"
+    else:
+        reason = ""
+    return Target(name, role, tuple(weight.shape), reason == "", reason)
+
+
+def _within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter):
+            owners.setdefault(id(weight), []).append(name)
+    return owners

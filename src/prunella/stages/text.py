@@ -1,0 +1,109 @@
+"""The text of an upstream stage: training and held-out corpora, and their micro-batches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from prunella.data.corpus import Corpus, split, tokenize_corpus
+from prunella.data.mlm_batches import MlmBatches, evaluation_batches, special_ids
+from prunella.errors import InputError
+from prunella.settings import TextSettings
+from prunella.stages.common import main_first
+from prunella.training.loop import BatchSource
+
+_HELD_OUT_BATCHES = 16
+_HELD_OUT_TOKENS = 100_000
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokenised training and held-out text."""
+
+    train: Corpus
+    validation: Corpus
+    settings: TextSettings
+    tokenizer: PreTrainedTokenizerBase
+    token_types: bool
+
+    def batches(self, count: int, seed: int) -> BatchSource:
+        """`count` training micro-batches."""
+        s = self.settings
+        return MlmBatches(
+            self.train,
+            special_ids(self.tokenizer),
+            batch_tokens=s.batch_tokens,
+            length=s.length,
+            short_share=s.short_share,
+            pair_share=s.pair_share,
+            mask_probability=s.mask_probability,
+            seed=seed,
+            count=count,
+            token_types=self.token_types,
+        )
+
+    def held_out(self) -> BatchSource:
+        """Held-out micro-batches with fixed masks, the same for every stage and seed."""
+        s = self.settings
+        return evaluation_batches(
+            self.validation,
+            special_ids(self.tokenizer),
+            batch_tokens=s.batch_tokens,
+            length=s.length,
+            mask_probability=s.mask_probability,
+            seed=0,
+            count=_HELD_OUT_BATCHES,
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """What the provenance says of the text."""
+        return {
+            "train_tokens": int(self.train.n_tokens),
+            "validation_tokens": int(self.validation.n_tokens),
+            "fingerprint": self.train.fingerprint,
+        }
+
+
+def open_text(
+    settings: TextSettings, tokenizer: PreTrainedTokenizerBase, config: Any, token_types: bool
+) -> Text:
+    """Tokenises the text of a stage, or finds it in the cache.
+
+    Raises:
+        InputError: If blocks are longer than the model's positions, or the text cannot be read.
+    """
+    positions = getattr(config, "max_position_embeddings", settings.length)
+    # RoBERTa's positions begin behind the padding index.
+    positions -= (config.pad_token_id or 0) + 1 if config.model_type == "roberta" else 0
+    if settings.length > positions:
+        raise InputError(
+            f"length {settings.length}: the model has {positions} positions; lower --length"
+        )
+    cache = cache_folder(settings.cache)
+
+    def tokenized() -> tuple[Corpus, Corpus]:
+        train = tokenize_corpus(
+            settings.text,
+            tokenizer,
+            cache,
+            max_tokens=settings.max_tokens,  # type: ignore[arg-type]
+        )
+        if settings.validation_text:
+            return train, tokenize_corpus(settings.validation_text, tokenizer, cache)  # type: ignore[arg-type]
+        held_out = min(_HELD_OUT_TOKENS, max(settings.length, train.n_tokens // 20))
+        return split(train, held_out, seed=0)
+
+    train, validation = main_first(tokenized)
+    return Text(train, validation, settings, tokenizer, token_types)
+
+
+def cache_folder(cache: str | None) -> Path:
+    """The given cache folder, or prunella/ in the user's."""
+    if cache:
+        return Path(cache)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "prunella"

@@ -1,0 +1,102 @@
+"""transfer: fine-tune on a labelled task, pattern locked, taught by a dense model of the task."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import set_seed
+
+from prunella.checkpoint import Checkpoint
+from prunella.errors import InputError
+from prunella.models import fetch
+from prunella.settings import TransferSettings
+from prunella.sparsity.masks import Masks
+from prunella.sparsity.targets import find_targets, pruned_parameters
+from prunella.stages.common import Outcome, Result, run_stage
+from prunella.stages.task import (
+    fine_tune,
+    load_task_model,
+    open_task,
+    summary_figures,
+    task_record,
+    validation_figures,
+)
+from prunella.training.loop import uses_bf16
+from prunella.workspace import Workspace
+
+# Below this share a few zeros are chance, not a pattern.
+_SPARSE = 0.01
+
+
+def transfer(settings: TransferSettings) -> Result:
+    """Fine-tunes a checkpoint on a task (Prune OFA, section 3.3).
+
+    Raises:
+        InputError: If data, model, teacher or settings do not fit each other.
+    """
+    source = fetch(settings.model)
+    teacher = fetch(settings.teacher) if settings.teacher else None
+    return run_stage(
+        "transfer",
+        settings,
+        {"model": source, "teacher": teacher},
+        lambda workspace: _transfer(settings, source, teacher, workspace),
+    )
+
+
+def _transfer(
+    settings: TransferSettings,
+    source: Checkpoint,
+    teacher: Checkpoint | None,
+    workspace: Workspace,
+) -> Outcome:
+    task = open_task(settings, source, teacher)
+    set_seed(settings.seed)  # the new head
+    model = load_task_model(source, task)
+    masks = choose_masks(model, settings, source)
+    summary = fine_tune(
+        model,
+        task,
+        settings,
+        source,
+        teacher,
+        workspace,
+        label="transfer",
+        masks=masks,
+        pruning=settings.prune,
+    )
+    figures = validation_figures(model, task, uses_bf16(settings.precision))
+    return Outcome(
+        model,
+        task.tokenizer,
+        figures | summary_figures(summary),
+        masks,
+        asked=settings.prune.sparsity if settings.prune else None,
+        more={"task": task_record(task, settings)},
+    )
+
+
+def choose_masks(model: nn.Module, settings: TransferSettings, source: Checkpoint) -> Masks | None:
+    """The masks of the run: those that pruning at task time moves, or the locked zeros."""
+    if settings.prune:
+        pruning = settings.prune
+        targets = find_targets(model, pruning.roles, pruning.exclude)
+        return Masks.of_zeros(pruned_parameters(model, targets))
+    if settings.lock == "off":
+        return None
+    # A matrix that this model has new (a pooler, say) holds no pattern of its own.
+    stored = {tensor.name for tensor in source.tensors}
+    prefix = getattr(model, "base_model_prefix", "")
+    parameters = {
+        name: weight
+        for name, weight in pruned_parameters(model, find_targets(model)).items()
+        if name in stored or name.removeprefix(f"{prefix}.") in stored
+    }
+    masks = Masks.of_zeros(parameters)
+    if masks.total_sparsity() >= _SPARSE:
+        return masks
+    if settings.lock == "on":
+        raise InputError(
+            f"{source.path}: --lock on, but the model is dense (sparsity "
+            f"{masks.total_sparsity():.4f}); prune it first, or leave --lock at auto"
+        )
+    return None

@@ -1,0 +1,115 @@
+"""A teacher's outputs on a task, computed once and kept on disk.
+
+The outputs of an example do not change between epochs. They are stored as they are first met, in
+arrays that the operating system maps into memory, so the cache costs no memory that is needed
+elsewhere, survives a killed run, and gives the same bits in every epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunella.data.task_batches import EncodedTask
+from prunella.distillation import Features, Wanted
+from prunella.training.mlm import Teacher
+
+_RELATIONS = ("query", "key", "value")
+
+
+class TeacherCache:
+    """Features of a frozen teacher for the examples of one task.
+
+    Args:
+        teacher: The model behind the cache.
+        wanted: What is asked of it.
+        encoded: The examples; rows of `index` in a batch mean these.
+        folder: Where the arrays lie; they belong to this teacher and these examples alone.
+        gigabytes: Above this size only the logits are kept and the rest is computed each time.
+
+    Disk: 4 bytes a logit; 2 bytes (float16) a token, compared layer and unit of width.
+    """
+
+    def __init__(
+        self, teacher: Teacher, wanted: Wanted, encoded: EncodedTask, folder: Path, gigabytes: float
+    ) -> None:
+        config = teacher.model.config
+        folder.mkdir(parents=True, exist_ok=True)
+        self.teacher, self.wanted, self.offsets = teacher, wanted, encoded.offsets
+        self.slices = len(wanted.hidden) + (len(_RELATIONS) if wanted.relation is not None else 0)
+        tokens, width = int(encoded.offsets[-1]), config.hidden_size
+        self.bytes = tokens * self.slices * width * 2
+        self.keeps_states = 0 < self.bytes <= gigabytes * 1e9
+        n = len(encoded)
+        self.done = _array(folder / "done.bin", np.dtype(np.uint8), (n,))
+        self.logits = _array(folder / "logits.bin", np.dtype(np.float32), (n, config.num_labels))
+        self.states = (
+            _array(folder / "states.bin", np.dtype(np.float16), (tokens, self.slices, width))
+            if self.keeps_states
+            else None
+        )
+
+    def features(self, inputs: Mapping[str, Tensor]) -> Features:
+        """The teacher's features of a batch, from the cache as far as they are in it."""
+        index = inputs["index"].cpu().numpy()
+        missing = self.done[index] == 0
+        needs_states = self.slices > 0 and not self.keeps_states
+        if missing.any() or needs_states:
+            live = self.teacher.features(inputs, self.wanted, None)
+            if missing.any():
+                self._store(index, missing, live, inputs["attention_mask"])
+            if needs_states:
+                live.logits = self._cached_logits(index, inputs)
+                return live
+        return self._load(index, inputs)
+
+    def _store(self, index: np.ndarray, missing: np.ndarray, live: Features, mask: Tensor) -> None:
+        if live.logits is not None:
+            self.logits[index[missing]] = live.logits.float().cpu().numpy()[missing]
+        if self.states is not None:
+            real = mask.bool()
+            relations = [live.relations[r][real] for r in _RELATIONS if r in live.relations]
+            rows = torch.stack([*live.hidden, *relations], dim=1).to(torch.float16).cpu().numpy()
+            taken = np.repeat(missing, self.offsets[index + 1] - self.offsets[index])
+            self.states[self._tokens(index[missing])] = rows[taken]
+        self.done[index[missing]] = 1  # last: a killed run must not believe half a row
+
+    def _load(self, index: np.ndarray, inputs: Mapping[str, Tensor]) -> Features:
+        found = Features(self._cached_logits(index, inputs))
+        if self.states is None:
+            return found
+        device = inputs["input_ids"].device
+        rows = torch.from_numpy(self.states[self._tokens(index)]).to(device)
+        hidden = len(self.wanted.hidden)
+        found.hidden = [rows[:, i] for i in range(hidden)]
+        if self.wanted.relation is not None:
+            real = inputs["attention_mask"].bool()
+            for i, role in enumerate(_RELATIONS):
+                padded = rows.new_zeros(*real.shape, rows.shape[-1])
+                padded[real] = rows[:, hidden + i]
+                found.relations[role] = padded
+        return found
+
+    def _cached_logits(self, index: np.ndarray, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        if not self.wanted.logits:
+            return None
+        return torch.from_numpy(self.logits[index]).to(inputs["input_ids"].device)
+
+    def _tokens(self, index: np.ndarray) -> np.ndarray:
+        """Rows of the token-wise arrays that belong to the examples, in their order."""
+        starts, lengths = self.offsets[index], self.offsets[index + 1] - self.offsets[index]
+        before = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+
+
+def _array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped array, new and zero (a sparse file) unless one of that size is there."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if not path.exists() or path.stat().st_size != size:
+        with path.open("wb") as stream:
+            stream.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape) if size else np.zeros(shape, dtype)

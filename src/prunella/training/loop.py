@@ -1,0 +1,371 @@
+"""The one training loop: the transformers Trainer with our loss, our masks and exact resumption.
+
+Everything that decides a run is a pure function of the step (batches, sparsity, learning rate) or
+part of the saved state (weights, optimiser, masks, random state), so a run that was killed at any
+moment ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from prunella.errors import InputError
+from prunella.settings import TrainingSettings
+from prunella.sparsity.masks import Masks
+from prunella.training.progress import Progress
+
+_COMPLETE = "complete"
+_MASKS = "masks.safetensors"
+
+LossFunction = Callable[[nn.Module, Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""From (model, micro-batch) to the weighted terms of the loss, by name."""
+
+
+class BatchSource(Protocol):
+    """Micro-batches of a whole run; each a pure function of its position."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: int) -> dict[str, Tensor]: ...
+
+
+class MaskUpdate(Protocol):
+    """What happens to the masks after an optimiser step (counted from 1)."""
+
+    def __call__(self, step: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training run.
+
+    `factor` maps an optimiser step (from 0) to a share of the peak learning rate. `update` chooses
+    masks anew; without it they are locked. `folder` takes the states; `label` names the run in
+    progress and log.
+    """
+
+    label: str
+    batches: BatchSource
+    loss: LossFunction
+    steps: int
+    factor: Callable[[int], float]
+    folder: Path
+    log: Path
+    masks: Masks | None = None
+    update: MaskUpdate | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run took: `seconds` over all of its parts when it was interrupted."""
+
+    steps: int
+    seconds: float
+    tokens: int
+    losses: Mapping[str, float]
+
+
+def world_size() -> int:
+    """Processes that train together (set by torchrun)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """The number of this process among those (set by torchrun)."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return rank() == 0
+
+
+def uses_bf16(precision: str) -> bool:
+    """Whether to train under bf16 autocast: asked for, or auto and the hardware is fast at it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    abilities = torch.cpu.get_capabilities()
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+
+
+def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
+    """Trains `model` in place, from the newest saved state if there is one.
+
+    Raises:
+        InputError: If the loss stops being finite, or a state cannot be written.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    _freeze(model, settings.frozen)
+    trainer = _Trainer(model, plan, settings)
+    state = newest_state(plan.folder)
+    trainer.start = _step_of(state) if state else 0
+    _cut_log(plan.log, plan.label, trainer.start)
+    try:
+        with warnings.catch_warnings():
+            # DDP's search for unused parameters costs little and some heads do go unused.
+            warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
+            trainer.train(resume_from_checkpoint=str(state) if state else None)
+    except OSError as error:
+        raise InputError(
+            f"{plan.folder}: cannot write the training state ({error.strerror or error}); free some "
+            "space and repeat the command: it resumes from the last complete state"
+        ) from error
+    if state and _step_of(state) == plan.steps:
+        trainer.restore_masks(state)
+    # accelerate leaves autocast around the model's forward.
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    return trainer.summary()
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The newest complete training state in a folder; incomplete ones are removed."""
+    states = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+    complete = [state for state in states if (state / _COMPLETE).exists()]
+    if is_main():
+        for state in states:
+            if state not in complete[:1]:
+                shutil.rmtree(state, ignore_errors=True)
+    return complete[0] if complete else None
+
+
+class _Trainer(Trainer):
+    """Our batches, loss, masks and learning rate inside the transformers loop."""
+
+    def __init__(self, model: nn.Module, plan: Plan, settings: TrainingSettings) -> None:
+        bf16 = uses_bf16(settings.precision)
+        on_cpu = not torch.cuda.is_available()
+        args = TrainingArguments(
+            output_dir=str(plan.folder),
+            max_steps=plan.steps,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            gradient_accumulation_steps=settings.accumulation,
+            bf16=bf16,
+            use_cpu=on_cpu,
+            seed=settings.seed,
+            logging_steps=settings.log_every,
+            logging_nan_inf_filter=False,
+            save_steps=settings.save_every,
+            ignore_data_skip=True,  # our batches know their position
+            disable_tqdm=True,
+            report_to=list(settings.report_to) or "none",
+            remove_unused_columns=False,
+            ddp_backend="gloo" if on_cpu and world_size() > 1 else None,
+            ddp_find_unused_parameters=world_size() > 1,
+            dataloader_pin_memory=False,
+        )
+        super().__init__(model=model, args=args)
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        self.plan = plan
+        self.start = 0
+        self.terms: dict[str, float] = {}
+        self.counted = 0
+        self.tokens = 0
+        self.seconds_before = 0.0
+        self.begun = time.monotonic()
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(_MaskCallback(plan))
+        if is_main():
+            self.add_callback(Progress(plan.label, plan.steps))
+
+    def get_train_dataloader(self) -> DataLoader:
+        rank, world = self.args.process_index, self.args.world_size
+        micro = self.plan.steps * self.args.gradient_accumulation_steps
+        begin = self.start * self.args.gradient_accumulation_steps
+        return DataLoader(
+            _Share(self.plan.batches, rank, world, micro),
+            batch_size=None,
+            sampler=_From(begin, micro),
+            generator=torch.Generator(),  # or the loader would draw from the global one
+        )
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer, self.plan.factor
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(  # type: ignore[override]
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        terms = self.plan.loss(model, inputs)
+        total = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(total):
+            found = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+            raise InputError(
+                f"{self.plan.label}: the loss is not finite at step {self.state.global_step + 1} "
+                f"({found}). Lower --learning-rate, or raise --warmup; the last saved state stays "
+                f"in {self.plan.folder}"
+            )
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + value.item()
+        self.counted += 1
+        self.tokens += int(inputs["attention_mask"].sum())
+        return total
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.plan.masks is not None:
+            self.plan.masks.zero_gradients()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_runtime" in logs:  # the Trainer's closing line; ours is in the provenance
+            return
+        if self.counted:
+            logs |= {f"loss_{name}": total / self.counted for name, total in self.terms.items()}
+            self.last_losses = {name: total / self.counted for name, total in self.terms.items()}
+            self.terms, self.counted = {}, 0
+        if self.plan.masks is not None:
+            logs["sparsity"] = self.plan.masks.total_sparsity()
+        super().log(logs, start_time)
+        if is_main():
+            row = {"run": self.plan.label, "step": self.state.global_step, **logs}
+            row |= {"tokens": self.tokens, "seconds": round(self._seconds(), 2)}
+            with self.plan.log.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if not is_main():
+            return
+        folder = self.plan.folder / f"checkpoint-{self.state.global_step}"
+        if self.plan.masks is not None:
+            save_file(self.plan.masks.state_dict(), folder / _MASKS)
+        record = {"tokens": self.tokens, "seconds": self._seconds(), "world": self.args.world_size}
+        draft = folder / f"{_COMPLETE}.tmp"
+        draft.write_text(json.dumps(record))
+        os.replace(draft, folder / _COMPLETE)
+        newest_state(self.plan.folder)  # removes the older ones
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            self.restore_masks(Path(checkpoint))
+
+    def restore_masks(self, state: Path) -> None:
+        record = json.loads((state / _COMPLETE).read_text())
+        if record["world"] != self.args.world_size:
+            raise InputError(
+                f"{state}: was written by {record['world']} processes and cannot be resumed by "
+                f"{self.args.world_size}; use the same number, or --overwrite to start anew"
+            )
+        self.tokens, self.seconds_before = record["tokens"], record["seconds"]
+        if self.plan.masks is not None:
+            self.plan.masks.load_state_dict(load_file(state / _MASKS))
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.begun
+
+    def summary(self) -> Summary:
+        return Summary(
+            steps=self.state.global_step,
+            seconds=self._seconds(),
+            tokens=self.tokens * self.args.world_size,
+            losses=getattr(self, "last_losses", {}),
+        )
+
+
+class _MaskCallback(TrainerCallback):
+    """After each optimiser step: choose masks anew when it is time, put the zeros back otherwise."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.plan.masks is None:
+            return
+        self.plan.masks.zero_weights()
+        if self.plan.update is not None:
+            self.plan.update(state.global_step + 1)
+
+
+class _Share(Dataset[dict[str, Tensor]]):
+    """The micro-batches of one of `world` processes: every world-th of the source."""
+
+    def __init__(self, source: BatchSource, rank: int, world: int, count: int) -> None:
+        if len(source) < count * world:
+            raise ValueError(f"{len(source)} micro-batches for {count} x {world} asked for")
+        self.source, self.rank, self.world, self.count = source, rank, world, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        return self.source[position * self.world + self.rank]
+
+
+class _From(Sampler[int]):
+    """Positions from `begin`; its length is that of the whole run, which the Trainer counts in."""
+
+    def __init__(self, begin: int, end: int) -> None:
+        self.begin, self.end = begin, end
+
+    def __len__(self) -> int:
+        return self.end
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.begin, self.end))
+
+
+def _freeze(model: nn.Module, frozen: tuple[str, ...]) -> None:
+    for prefix in frozen:
+        names = [
+            n for n, _ in model.named_parameters() if n == prefix or n.startswith(prefix + ".")
+        ]
+        if not names:
+            raise InputError(f"frozen: '{prefix}' names no parameter of {type(model).__name__}")
+        for name in names:
+            model.get_parameter(name).requires_grad_(False)
+
+
+def _step_of(state: Path) -> int:
+    return int(state.name.rsplit("-", 1)[1])
+
+
+def _cut_log(log: Path, label: str, step: int) -> None:
+    """Removes the lines of this run beyond the step that it resumes from."""
+    if not log.exists() or not is_main():
+        return
+    rows = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the last line of a killed run
+            continue
+        if row["run"] != label or row["step"] <= step:
+            rows.append(line)
+    log.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

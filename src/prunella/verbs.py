@@ -1,0 +1,64 @@
+"""The verbs: one table behind the command line and the steps of a recipe.
+
+Modules are named, not imported, so that `--help` and the torch-free verbs start at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from prunella import settings as s
+from prunella.errors import InputError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A stage by name: its settings, and where its function lives."""
+
+    name: str
+    settings: type[s.Settings]
+    module: str
+    trains: bool
+
+    def function(self) -> Callable[[Any], Any]:
+        """The stage's function.
+
+        Raises:
+            InputError: If the installation lacks what training needs.
+        """
+        try:
+            if self.trains:
+                _hide_bars()
+            return getattr(import_module(self.module), self.name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("prunella") or not self.trains:
+                raise
+            raise InputError(
+                f"`prunella {self.name}` needs the package '{error.name}', which the base "
+                'installation leaves out; install "prunella[train]"'
+            ) from None
+
+
+VERBS: dict[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb("teach", s.TeachSettings, "prunella.stages.teach", True),
+        Verb("prune", s.PruneSettings, "prunella.stages.prune", True),
+        Verb("transfer", s.TransferSettings, "prunella.stages.transfer", True),
+        Verb("quantize", s.QuantizeSettings, "prunella.stages.quantize", True),
+        Verb("evaluate", s.EvaluateSettings, "prunella.stages.evaluate", True),
+        Verb("pack", s.PackSettings, "prunella.packing", False),
+        Verb("unpack", s.UnpackSettings, "prunella.packing", False),
+        Verb("inspect", s.InspectSettings, "prunella.inspection", False),
+    )
+}
+
+
+def _hide_bars() -> None:
+    """Our progress is enough: transformers would draw a bar for every file it loads."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

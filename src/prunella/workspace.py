@@ -1,0 +1,144 @@
+"""Where a stage works: a folder beside its output, from which a killed run resumes.
+
+OUT.partial/ holds the settings of the run, its training states and log. The finished checkpoint
+moves from there to OUT in one step, so OUT is whole or absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from prunella.checkpoint import PROVENANCE, publish, write_json
+from prunella.errors import InputError
+from prunella.settings import Settings
+
+# Settings that change where or how often something is written, never the result.
+_NO_INFLUENCE = {"out", "overwrite", "save_every", "log_every", "report_to", "cache", "dry_run"}
+_NO_INFLUENCE |= {"cache_gigabytes", "threads"}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The working folder of one run of one stage.
+
+    `finished` means that OUT already holds the result of the very same run.
+    """
+
+    out: Path
+    partial: Path
+    identity: Mapping[str, Any]
+    finished: bool
+    _lock: TextIO | None = None
+
+    @property
+    def draft(self) -> Path:
+        """Folder of the checkpoint before it is published."""
+        return self.partial / "checkpoint"
+
+    @property
+    def log(self) -> Path:
+        return self.partial / "log.jsonl"
+
+    def publish(self) -> None:
+        """Moves the draft to OUT and clears the working folder."""
+        if self.log.exists():
+            shutil.copyfile(self.log, self.draft / "log.jsonl")
+        publish(self.draft, self.out)
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def identity_of(stage: str, settings: Settings, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """What makes two runs the same: the stage, its settings and the models it starts from."""
+    relevant = settings.model_dump(mode="json", exclude=_NO_INFLUENCE)
+    identity = {"stage": stage, "settings": relevant, "parents": dict(hashes)}
+    text = json.dumps(identity, sort_keys=True)
+    return {**identity, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def open_workspace(out: str, identity: Mapping[str, Any], *, overwrite: bool) -> Workspace:
+    """Opens the working folder of a run: new, or to be resumed.
+
+    Raises:
+        InputError: If OUT exists already, if unfinished work of other settings lies there, if
+            another process is at work on it, or if the folder cannot be written.
+    """
+    final = Path(os.path.abspath(out))
+    partial = final.with_name(final.name + ".partial")
+    before = _identity_in(final / PROVENANCE)
+    if final.exists():
+        if before == identity["sha256"]:
+            if not overwrite:
+                return Workspace(final, partial, identity, finished=True)
+        elif not overwrite:
+            what = "another run's checkpoint" if before else "files that are not ours"
+            raise InputError(
+                f"{final}: exists and holds {what}; choose another --out or pass --overwrite"
+            )
+        if not before and any(final.iterdir() if final.is_dir() else [final]):
+            raise InputError(
+                f"{final}: holds files that Prunella did not make; remove them yourself"
+            )
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = (partial / "lock").open("w")
+    except OSError as error:
+        raise InputError(f"{partial}: cannot be written ({error.strerror}); check --out") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"{partial}: another process is working on it; wait or stop it") from None
+    _adopt(partial, identity, overwrite)
+    return Workspace(final, partial, identity, finished=False, _lock=lock)
+
+
+def _adopt(partial: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
+    """Takes over unfinished work of the same run; refuses or discards that of another."""
+    record = partial / "run.json"
+    if record.exists() and _identity_in(record) != identity["sha256"]:
+        if not overwrite:
+            changed = _difference(json.loads(record.read_text()), identity)
+            raise InputError(
+                f"{partial}: holds unfinished work of a run with other settings ({changed}). "
+                "Repeat those settings to resume it, or pass --overwrite to discard it"
+            )
+        for entry in partial.iterdir():
+            if entry.name != "lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    write_json(record, dict(identity))
+
+
+def _identity_in(path: Path) -> str | None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return document.get("identity", document).get("sha256")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    flat_before, flat_now = dict(_flatten(before)), dict(_flatten(now))
+    names = [
+        key
+        for key in sorted(flat_before.keys() | flat_now.keys())
+        if key != "sha256" and flat_before.get(key) != flat_now.get(key)
+    ]
+    shown = [f"{n.split('.', 1)[-1]}: {flat_before.get(n)} -> {flat_now.get(n)}" for n in names[:4]]
+    return "; ".join(shown) + ("; ..." if len(names) > 4 else "")
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    items: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            items += _flatten(value, f"{prefix}{key}.")
+        else:
+            items.append((f"{prefix}{key}", value))
+    return items
