@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
-import shutil
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,8 +30,13 @@ PROVENANCE = "prunella.json"
 FORMAT = 1
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
-_ITEM_BYTES |= {"U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
+_DTYPES |= {"I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1"}
+# numpy has no such types: their bits, and which of these are all 0 in 0.0 and -0.0.
+_DTYPES |= {"BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
+_VALUE_BITS = {"BF16": 0x7FFF, "F8_E4M3": 0x7F, "F8_E5M2": 0x7F}
+# Above this a header lies: no tensor has so many dimensions or items.
+_MOST_DIMENSIONS, _MOST_ITEMS = 32, 1 << 48
 _PACKAGES = ("prunella", "torch", "transformers", "accelerate", "torchao", "tokenizers", "numpy")
 
 
@@ -82,13 +88,27 @@ class Checkpoint:
 
     @cached_property
     def weight_files(self) -> list[Path]:
-        if (self.path / _INDEX).exists():
-            names = set(_read_json(self.path / _INDEX)["weight_map"].values())
-            return [self.path / name for name in sorted(names)]
-        return [self.path / _WEIGHTS]
+        """The safetensors files; several of them if an index says so.
+
+        Raises:
+            InputError: If the index is damaged or names a file that is not in the folder.
+        """
+        index = self.path / _INDEX
+        if not index.exists():
+            return [self.path / _WEIGHTS]
+        listed = _read_json(index).get("weight_map")
+        names = list(listed.values()) if isinstance(listed, dict) else []
+        if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
+            raise InputError(f"{index}: its weight_map must name files of this folder")
+        files = [self.path / name for name in sorted(set(names))]
+        for file in files:
+            if not file.exists():
+                raise InputError(f"{file}: no such file, but {_INDEX} names it; copy it as well")
+        return files
 
     def arrays(self) -> Iterator[tuple[str, str, np.ndarray]]:
-        """Yields (name, dtype label, raw array) of every tensor, memory-mapped, sorted by name.
+        """Yields (name, dtype label, raw array) of every tensor, memory-mapped, sorted by name
+        within each file.
 
         bf16 and float8 come as unsigned integers of their width.
         """
@@ -101,14 +121,14 @@ class Checkpoint:
                 label, shape = header[name]["dtype"], header[name]["shape"]
                 begin, end = header[name]["data_offsets"]
                 piece = raw[start + begin : start + end]
-                yield name, label, piece.view(_numpy_dtype(label)).reshape(shape)
+                yield name, label, piece.view(_DTYPES[label]).reshape(shape)
 
     @cached_property
     def tensors(self) -> list[TensorInfo]:
         """Every tensor with its count of non-zeros."""
         return [
             TensorInfo(
-                name, array.shape, label, self._role(name, array), _nonzeros(array), array.nbytes
+                name, array.shape, label, _role(name, array), _nonzeros(array, label), array.nbytes
             )
             for name, label, array in self.arrays()
         ]
@@ -116,10 +136,6 @@ class Checkpoint:
     def sparsity(self) -> dict[str, float]:
         """Sparsity of every matrix with a role."""
         return {t.name: t.sparsity for t in self.tensors if t.role}
-
-    @staticmethod
-    def _role(name: str, array: np.ndarray) -> Role | None:
-        return role_of(name) if array.ndim == 2 else None
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -137,8 +153,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{folder}: not a model directory, it holds no config.json")
     if not (folder / _WEIGHTS).exists() and not (folder / _INDEX).exists():
         raise InputError(
-            f"{folder}: no {_WEIGHTS} in this model directory; load the model with transformers and "
-            "save it again with save_pretrained, which writes safetensors"
+            f"{folder}: no {_WEIGHTS} in this model directory; load the model with transformers "
+            "and save it again with save_pretrained, which writes safetensors"
         )
     return Checkpoint(folder)
 
@@ -199,14 +215,22 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def publish(draft: Path, final: Path) -> None:
-    """Puts a finished folder in its place in one step, replacing an older one."""
-    aside = final.with_name(final.name + ".replaced")
-    if aside.exists():
-        shutil.rmtree(aside)
-    if final.exists():
-        os.rename(final, aside)
-    os.rename(draft, final)
-    shutil.rmtree(aside, ignore_errors=True)
+    """Puts a finished folder in its place in one step, replacing an older one.
+
+    The older one waits beside the draft until the new one is in place; if that fails, it goes back.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix=f"{draft.name}.replaced-", dir=draft.parent, ignore_cleanup_errors=True
+    ) as folder:
+        older = Path(folder) / final.name
+        if final.exists():
+            os.rename(final, older)
+        try:
+            os.rename(draft, final)
+        except OSError:
+            if older.exists():
+                os.rename(older, final)
+            raise
 
 
 def versions() -> dict[str, str]:
@@ -235,7 +259,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # broken UTF-8 is a ValueError as well
         raise InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(document).__name__}")
@@ -251,27 +277,41 @@ def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
                 raise ValueError("its header is longer than the file")
             header = json.loads(stream.read(length))
         for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = entry["data_offsets"]
-            count = int(np.prod(entry["shape"], dtype=np.int64))
-            if not 0 <= begin <= end <= size - 8 - length:
-                raise ValueError(f"tensor {name} lies outside the file")
-            if end - begin != count * _ITEM_BYTES[entry["dtype"]]:
-                raise ValueError(f"tensor {name} has another size than its shape says")
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            if name != "__metadata__":
+                _check_entry(name, entry, size - 8 - length)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    except (
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InputError(f"{file}: damaged safetensors file ({error}); copy it again") from None
     return header, 8 + length
 
 
-def _numpy_dtype(label: str) -> np.dtype:
-    plain = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "i1"}
-    return np.dtype(plain.get(label, f"<u{_ITEM_BYTES[label]}"))
+def _check_entry(name: str, entry: dict[str, Any], room: int) -> None:
+    """Checks that a tensor's dtype, shape and place in the `room` bytes of data fit together."""
+    label, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if label not in _DTYPES:
+        raise ValueError(f"tensor {name} has the unknown dtype {label!r}")
+    if not all(type(number) is int and number >= 0 for number in [*shape, begin, end]):
+        raise ValueError(f"tensor {name}: shape and offsets must be whole numbers")
+    if len(shape) > _MOST_DIMENSIONS or math.prod(n or 1 for n in shape) > _MOST_ITEMS:
+        raise ValueError(f"tensor {name} has an impossible shape")
+    if not begin <= end <= room:
+        raise ValueError(f"tensor {name} lies outside the file")
+    if end - begin != math.prod(shape) * np.dtype(_DTYPES[label]).itemsize:
+        raise ValueError(f"tensor {name} has another size than its shape says")
 
 
-def _nonzeros(array: np.ndarray) -> int:
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # bf16: -0.0 is a zero too
-        return int(np.count_nonzero(array & 0x7FFF))
-    return int(np.count_nonzero(array))
+def _role(name: str, array: np.ndarray) -> Role | None:
+    return role_of(name) if array.ndim == 2 else None
+
+
+def _nonzeros(array: np.ndarray, label: str) -> int:
+    bits = _VALUE_BITS.get(label)
+    return int(np.count_nonzero(array if bits is None else array & bits))

@@ -16,6 +16,7 @@ from rich.console import Console
 from prunella import __version__, display
 from prunella import settings as s
 from prunella.errors import InputError
+from prunella.processes import is_main
 from prunella.recipe import load_recipe, run_recipe
 from prunella.settings import base
 from prunella.validation import explain
@@ -146,6 +147,8 @@ def _print(result: Any, json: bool) -> None:
 
 
 def _emit(document: Any, json: bool, show: Callable[[], None]) -> None:
+    if not is_main():
+        return
     if json:
         json_module.dump(document, sys.stdout, indent=1, ensure_ascii=False)
         sys.stdout.write("\n")

@@ -7,8 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
+from prunella.checkpoint import write_json
 from prunella.inspection import Inspection
 from prunella.packing import Packed
+from prunella.processes import is_main
 from prunella.recipe import Recipe, Step
 from prunella.report.tables import Column, human_bytes
 from prunella.report.terminal import table
@@ -106,6 +108,25 @@ def announce_step(recipe: Recipe) -> Callable[[Step], None]:
         console.print(f"[bold]step {step.number}/{total}  {step.verb.name}[/]  {_target(step)}")
 
     return announce
+
+
+def results_document(recipe: Recipe, results: Sequence[Any]) -> dict[str, Any]:
+    """The results of a recipe so far: for each step its verb, target and document."""
+    steps = [
+        {"verb": step.verb.name, "target": _target(step), **document(result)}
+        for step, result in zip(recipe.steps, results, strict=False)
+    ]
+    return {"recipe": recipe.name, "about": recipe.about, "out": str(recipe.out), "steps": steps}
+
+
+def results_writer(recipe: Recipe) -> Callable[[Sequence[Any]], None]:
+    """Writes the results of a recipe into its folder after every step."""
+
+    def write(results: Sequence[Any]) -> None:
+        if is_main():
+            write_json(recipe.out / "results.json", results_document(recipe, results))
+
+    return write
 
 
 def show_run(recipe: Recipe, results: Sequence[Any]) -> None:

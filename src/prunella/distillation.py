@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunella.errors import InputError
+from prunella.models import takes_token_types
 from prunella.roles import layer_of, role_of
 from prunella.settings import DistillationSettings
 
@@ -172,7 +174,9 @@ def relation_loss(
 def _relation(vectors: Tensor, real: Tensor, heads: int) -> Tensor:
     rows, length, width = vectors.shape
     split = vectors.float().reshape(rows, length, heads, width // heads).transpose(1, 2)
-    scores = split @ split.transpose(-1, -2) / (width // heads) ** 0.5
+    # Autocast would round the scores, and with them the softmax, to bf16.
+    with torch.autocast(vectors.device.type, enabled=False):
+        scores = split @ split.transpose(-1, -2) / (width // heads) ** 0.5
     return F.log_softmax(scores.masked_fill(~real[:, None, None, :], -1e9), dim=-1)
 
 
@@ -183,18 +187,16 @@ def relation_heads(student: Any, teacher: Any) -> int:
 
 
 def _accepted(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = _forward_names(type(model))
-    return {k: v for k, v in inputs.items() if k in names and k != "labels"}
+    names = _forward_names(type(model)) - {"labels"}
+    # RoBERTa has the argument, but only one type to look up: a teacher's second would be an error.
+    if not takes_token_types(getattr(model, "config", None)):
+        names -= {"token_type_ids"}
+    return {k: v for k, v in inputs.items() if k in names}
 
 
+@cache
 def _forward_names(kind: type[nn.Module]) -> frozenset[str]:
-    names = _FORWARD_NAMES.get(kind)
-    if names is None:
-        names = _FORWARD_NAMES[kind] = frozenset(inspect.signature(kind.forward).parameters)
-    return names
-
-
-_FORWARD_NAMES: dict[type[nn.Module], frozenset[str]] = {}
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 @contextmanager

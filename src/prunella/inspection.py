@@ -9,7 +9,7 @@ from typing import Any
 from prunella.checkpoint import TensorInfo, open_checkpoint
 from prunella.errors import InputError
 from prunella.packed.read import open_packed
-from prunella.packed.sizes import Sizes, sizes
+from prunella.packed.sizes import Measure, Sizes, sizes
 from prunella.settings import InspectSettings
 
 
@@ -123,6 +123,11 @@ def _inspect_packed(path: Path) -> Inspection:
         packed.metadata.get("stage"),
         str(packed.metadata.get("model_type")),
         rows,
-        *(Totals(m.weights, m.nonzeros, m.stored) for m in (measured.encoder, measured.model)),
+        _measured(measured.encoder),
+        _measured(measured.model),
         measured,
     )
+
+
+def _measured(part: Measure) -> Totals:
+    return Totals(part.weights, part.nonzeros, part.stored)

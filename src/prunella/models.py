@@ -16,7 +16,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from prunella.checkpoint import Checkpoint, open_checkpoint
@@ -46,7 +46,7 @@ def fetch(model: str) -> Checkpoint:
         ) from None
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     """The checkpoint's fast tokenizer."""
     with _quiet(), _explained(checkpoint):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
@@ -73,7 +73,7 @@ def load_masked_lm(checkpoint: Checkpoint) -> tuple[nn.Module, bool]:
         )
     base: Any = model.base_model
     if getattr(base, "pooler", ()) is None and any("pooler." in t.name for t in checkpoint.tensors):
-        base.pooler = getattr(load_encoder(checkpoint), "pooler")
+        base.pooler = load_encoder(checkpoint).pooler
     prefix = model.base_model_prefix + "."
     head = [name for name in info["missing_keys"] if not name.startswith(prefix)]
     body = [name for name in info["missing_keys"] if name.startswith(prefix)]
@@ -124,13 +124,19 @@ def has_task_head(checkpoint: Checkpoint) -> bool:
     return "SequenceClassification" in architectures[0]
 
 
+def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The padding token's id; attention masks hide it, so 0 serves where there is none."""
+    found = tokenizer.pad_token_id
+    return found if isinstance(found, int) else 0
+
+
 def takes_token_types(config: Any) -> bool:
     """Whether a model tells first and second segment apart."""
     return getattr(config, "type_vocab_size", 0) > 1
 
 
 def check_same_vocabulary(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, paths: Mapping[str, Path]
+    student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast, paths: Mapping[str, Path]
 ) -> None:
     """Refuses a teacher that reads other token ids than its student."""
     ours, theirs = student.get_vocab(), teacher.get_vocab()

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from prunella.checkpoint import PROVENANCE, Checkpoint, open_checkpoint, publish
 from prunella.errors import InputError
-from prunella.grid import SCALES_FILE, WEIGHT_MAX, int_weights, load_scales, save_scales
+from prunella.grid import WEIGHT_MAX, int_weights, load_scales, save_scales
 from prunella.packed.bf16 import from_bf16, to_bf16
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packed.sizes import Sizes, sizes
@@ -51,6 +51,10 @@ class Packed:
             "path": str(self.path),
             "weights": self.weights,
             "embeddings": self.embeddings,
+            "encoder_weights": encoder.weights,
+            "encoder_nonzeros": encoder.nonzeros,
+            "model_weights": model.weights,
+            "model_nonzeros": model.nonzeros,
             "bytes": {"encoder": encoder.stored, "model": model.stored},
             "dense_fp32_bytes": {"encoder": encoder.fp32, "model": model.fp32},
             "dense_int8_bytes": {"encoder": encoder.int8, "model": model.int8},

@@ -15,7 +15,7 @@ command resumes a recipe that was interrupted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,24 @@ def load_recipe(
     return Recipe(file.name, file.about, Path(folder), steps)
 
 
-def run_recipe(recipe: Recipe, before: Callable[[Step], None] = lambda step: None) -> list[Any]:
-    """Runs the steps in order; `before` is called ahead of each. Returns their results."""
-    results = []
+def run_recipe(
+    recipe: Recipe,
+    *,
+    before: Callable[[Step], None] = lambda step: None,
+    after: Callable[[Sequence[Any]], None] = lambda results: None,
+) -> list[Any]:
+    """Runs the steps in order and returns their results.
+
+    Args:
+        recipe: What to run.
+        before: Called ahead of each step.
+        after: Called with the results so far when a step has ended.
+    """
+    results: list[Any] = []
     for step in recipe.steps:
         before(step)
         results.append(step.verb.function()(step.settings))
+        after(results)
     return results
 
 

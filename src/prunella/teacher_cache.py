@@ -7,8 +7,12 @@ elsewhere, survives a killed run, and gives the same bits in every epoch.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from prunella.data.task_batches import EncodedTask
 from prunella.distillation import Features, Wanted
+from prunella.errors import InputError
 from prunella.training.mlm import Teacher
 
 _RELATIONS = ("query", "key", "value")
@@ -32,6 +37,9 @@ class TeacherCache:
         gigabytes: Above this size only the logits are kept and the rest is computed each time.
 
     Disk: 4 bytes a logit; 2 bytes (float16) a token, compared layer and unit of width.
+
+    Raises:
+        InputError: If there is no room for the arrays.
     """
 
     def __init__(
@@ -45,6 +53,7 @@ class TeacherCache:
         self.bytes = tokens * self.slices * width * 2
         self.keeps_states = 0 < self.bytes <= gigabytes * 1e9
         n = len(encoded)
+        _discard_others(folder, {**asdict(wanted), "tokens": tokens, "states": self.keeps_states})
         self.done = _array(folder / "done.bin", np.dtype(np.uint8), (n,))
         self.logits = _array(folder / "logits.bin", np.dtype(np.float32), (n, config.num_labels))
         self.states = (
@@ -106,10 +115,36 @@ class TeacherCache:
         return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
+def _discard_others(folder: Path, layout: Mapping[str, Any]) -> None:
+    """Removes arrays of another layout: their `done` would vouch for states that are not there."""
+    record = folder / "layout.json"
+    if not record.exists() or record.read_text() != json.dumps(layout):
+        for array in folder.glob("*.bin"):
+            array.unlink()
+        record.write_text(json.dumps(layout))
+
+
 def _array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """A memory-mapped array, new and zero (a sparse file) unless one of that size is there."""
+    """A memory-mapped array, new and zero unless one of that size is there.
+
+    Its room is taken at once: a disk that fills up under a mapped file kills the process.
+    """
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not path.exists() or path.stat().st_size != size:
-        with path.open("wb") as stream:
-            stream.truncate(size)
+    if size and (not path.exists() or path.stat().st_size != size):
+        try:
+            with path.open("wb") as stream:
+                _allocate(stream.fileno(), size)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise InputError(
+                f"{path}: no room for {size / 1e9:.3g} GB of the teacher's outputs "
+                f"({error.strerror}); free some space or lower --cache-gigabytes"
+            ) from error
     return np.memmap(path, dtype, "r+", shape=shape) if size else np.zeros(shape, dtype)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.truncate(descriptor, size)

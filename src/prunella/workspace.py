@@ -23,6 +23,8 @@ from prunella.settings import Settings
 # Settings that change where or how often something is written, never the result.
 _NO_INFLUENCE = {"out", "overwrite", "save_every", "log_every", "report_to", "cache", "dry_run"}
 _NO_INFLUENCE |= {"cache_gigabytes", "threads"}
+_RECORD = "run.json"
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,23 @@ class Workspace:
     def log(self) -> Path:
         return self.partial / "log.jsonl"
 
+    def close(self) -> None:
+        """Lets other processes work here again."""
+        if self._lock:
+            self._lock.close()
+
     def publish(self) -> None:
-        """Moves the draft to OUT and clears the working folder."""
+        """Moves the draft to OUT, clears the working folder and closes it."""
         if self.log.exists():
             shutil.copyfile(self.log, self.draft / "log.jsonl")
         publish(self.draft, self.out)
         shutil.rmtree(self.partial, ignore_errors=True)
+
+    def close(self) -> None:
+        """Lets other processes at the working folder."""
+        if self._lock is not None:
+            self._lock.close()
+        self.close()
 
 
 def identity_of(stage: str, settings: Settings, hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -68,40 +81,50 @@ def open_workspace(out: str, identity: Mapping[str, Any], *, overwrite: bool) ->
 
     Raises:
         InputError: If OUT exists already, if unfinished work of other settings lies there, if
-            another process is at work on it, or if the folder cannot be written.
+            another process is at work on it, if either holds files of others, or if the folder
+            cannot be written.
     """
     final = Path(os.path.abspath(out))
-    partial = final.with_name(final.name + ".partial")
+    partial = final.parent / f"{final.name}.partial"
     before = _identity_in(final / PROVENANCE)
-    if final.exists():
+    if not before and _holds_files(final):
+        raise InputError(
+            f"{final}: exists and holds files that Prunella did not make; choose another --out, "
+            "or remove them yourself"
+        )
+    if before and not overwrite:
         if before == identity["sha256"]:
-            if not overwrite:
-                return Workspace(final, partial, identity, finished=True)
-        elif not overwrite:
-            what = "another run's checkpoint" if before else "files that are not ours"
-            raise InputError(
-                f"{final}: exists and holds {what}; choose another --out or pass --overwrite"
-            )
-        if not before and any(final.iterdir() if final.is_dir() else [final]):
-            raise InputError(
-                f"{final}: holds files that Prunella did not make; remove them yourself"
-            )
+            return Workspace(final, partial, identity, finished=True)
+        raise InputError(
+            f"{final}: exists and holds another run's checkpoint; choose another --out or pass "
+            "--overwrite"
+        )
+    if not _identity_in(partial / _RECORD) and _holds_files(partial):
+        raise InputError(
+            f"{partial}: the working folder of this run, but it holds files that Prunella did not "
+            "make; choose another --out, or remove them yourself"
+        )
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        lock = (partial / "lock").open("w")
+        lock = (partial / _LOCK).open("w")
     except OSError as error:
         raise InputError(f"{partial}: cannot be written ({error.strerror}); check --out") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        lock.close()
         raise InputError(f"{partial}: another process is working on it; wait or stop it") from None
-    _adopt(partial, identity, overwrite)
+    try:
+        _adopt(partial, identity, overwrite)
+    except BaseException:
+        lock.close()
+        raise
     return Workspace(final, partial, identity, finished=False, _lock=lock)
 
 
 def _adopt(partial: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
     """Takes over unfinished work of the same run; refuses or discards that of another."""
-    record = partial / "run.json"
+    record = partial / _RECORD
     if record.exists() and _identity_in(record) != identity["sha256"]:
         if not overwrite:
             changed = _difference(json.loads(record.read_text()), identity)
@@ -110,16 +133,23 @@ def _adopt(partial: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
                 "Repeat those settings to resume it, or pass --overwrite to discard it"
             )
         for entry in partial.iterdir():
-            if entry.name != "lock":
+            if entry.name != _LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     write_json(record, dict(identity))
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether anything is there but an empty folder, or one where a run was killed at its start."""
+    if not path.is_dir():
+        return path.exists()
+    return any(entry.name not in (_LOCK, f"{_RECORD}.tmp") for entry in path.iterdir())
 
 
 def _identity_in(path: Path) -> str | None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return document.get("identity", document).get("sha256")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 

@@ -7,9 +7,9 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import forge
 import numpy as np
 import zstandard
+from packed import forge
 
 Attack = tuple[str, bytes, str]
 Edit = Callable[[dict[str, Any]], Any]
@@ -40,6 +40,8 @@ def preambles(honest: bytes) -> Iterator[Attack]:
     header, body = forge.take_apart(honest)
     yield "version 0", forge.put_together(header, body, version=0), "version 0"
     yield "version from the future", forge.put_together(header, body, version=2), "update prunella"
+    yield "bytes behind the last part", forge.put_together(header, body + bytes(64)), "leave over"
+    yield "last part missing", forge.put_together(header, body[:-64]), "reach beyond"
     yield "reserved field", forge.put_together(header, body, reserved=1), "reserved"
     for length in (2**63, 2**64 - 1, len(honest), 1 << 25):
         lie = forge.put_together(header, body, header_length=length)
@@ -204,7 +206,8 @@ def payloads(honest: bytes) -> Iterator[Attack]:
     entry = copy.deepcopy(header["tensors"][8])  # five elements, three bits of padding
     header["tensors"][8].update(mask_coding="bitmap")
     body = forge.replace(header, body, header["tensors"][8]["mask"], b"\xf0", codec="raw", size=1)
-    assert entry["shape"] == [5] and entry["nonzeros"] == 4
+    assert entry["shape"] == [5]
+    assert entry["nonzeros"] == 4
     yield "bitmap beyond the tensor", forge.put_together(header, body), "number of non-zeros"
     header, body = forge.take_apart(honest)
     first = header["tensors"][0]["mask"]

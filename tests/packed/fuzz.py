@@ -13,15 +13,18 @@ import json
 import random
 import resource
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forge
 import numpy as np
-import samples
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script it finds its helpers, too
+
+from packed import forge, samples
 
 from prunella.errors import InputError
 from prunella.packed.read import PackedFile, read_packed
@@ -163,14 +166,16 @@ def use(packed: PackedFile) -> None:
     for name in packed.names:
         info = packed.info(name)
         dense = packed.tensor(name)
-        assert dense.shape == info.shape and dense.itemsize == info.itemsize
+        assert dense.shape == info.shape
+        assert dense.itemsize == info.itemsize
         if dense.nbytes < 1 << 20:
             assert np.count_nonzero(dense.view(f"u{info.itemsize}")) == info.nonzeros
         scale = packed.scale(name)
         assert scale is None or scale.shape == info.shape[:1]
         if len(info.shape) == 2:
             rows = packed.sparse(name)
-            assert rows.indptr[0] == 0 and rows.indptr[-1] == len(rows.values) == info.nonzeros
+            assert rows.indptr[0] == 0
+            assert rows.indptr[-1] == len(rows.values) == info.nonzeros
             assert not len(rows.indices) or 0 <= rows.indices.min() <= rows.indices.max()
             assert not len(rows.indices) or rows.indices.max() < info.shape[1]
 

@@ -44,7 +44,7 @@ def specs() -> list[TensorSpec]:
         TensorSpec("bias", sparse_weights(1, 300, 0.0, 3)[0], "dense"),
         TensorSpec("odd", odd, "sparse"),
         TensorSpec("position_ids", np.arange(64, dtype=np.int64), "dense"),
-        TensorSpec("scalar", np.float64(3.5).reshape(()), "dense"),
+        TensorSpec("scalar", np.full((), 3.5), "dense"),
     ]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from packed import reference
 
 from prunella.packed.coding import (
     compress,
@@ -67,7 +67,8 @@ def test_masks_agree_with_plain_python(case: tuple[int, set[int]], coding: str) 
     coded = encode_mask(np.array(positions, np.int64), elements, coding)  # type: ignore[arg-type]
     assert POSITIONS[coding](coded.tobytes()) == positions
     decoded = decode_mask(coded, len(positions), elements, coding)  # type: ignore[arg-type]
-    assert decoded.tolist() == positions and decoded.dtype == np.int32
+    assert decoded.tolist() == positions
+    assert decoded.dtype == np.int32
 
 
 @given(st.binary(max_size=60), st.integers(0, 60), st.integers(0, 600))
@@ -80,7 +81,8 @@ def test_any_gaps_are_refused_or_right(mask: bytes, nonzeros: int, elements: int
     except Malformed:
         assert not sound
     else:
-        assert sound and decoded.tolist() == expected
+        assert sound
+        assert decoded.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,8 @@ def test_compress_round_trip(raw: bytes, dtype: str) -> None:
     width = np.dtype(dtype).itemsize
     data = np.frombuffer(raw[: len(raw) // width * width], dtype)
     codec, stored = compress(data)
-    assert len(stored) <= data.nbytes and (codec == "raw") == (len(stored) == data.nbytes)
+    assert len(stored) <= data.nbytes
+    assert (codec == "raw") == (len(stored) == data.nbytes)
     again = decompress(memoryview(stored), codec, data.nbytes, width)
     assert bytes(again) == data.tobytes()
 
@@ -118,7 +121,8 @@ def test_one_frame_of_standard_zstd() -> None:
     data = np.arange(30_000, dtype=np.float32)
     codec, stored = compress(data)
     plain = zstandard.ZstdDecompressor().decompress(stored)
-    assert codec == "planes" and plain == split_planes(data).tobytes()
+    assert codec == "planes"
+    assert plain == split_planes(data).tobytes()
 
 
 @pytest.mark.parametrize("size", [0, 999, 1001, 1 << 40])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuzz import MUTATIONS, fuzz
+from packed.fuzz import MUTATIONS, fuzz
 
 
 def test_thousands_of_mutants_are_refused_or_read() -> None:

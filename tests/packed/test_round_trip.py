@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
-import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed import reference, samples
 
 from prunella.errors import InputError
 from prunella.packed.layout import DTYPES
@@ -65,16 +64,19 @@ def test_any_tensor_survives(data: st.DataObject) -> None:
         bits = spec.array.tobytes()
         assert again.tobytes() == seen[spec.name].elements == bits
         assert again.shape == tuple(seen[spec.name].shape) == spec.array.shape
-        assert again.dtype == spec.array.dtype and not again.flags.writeable
+        assert again.dtype == spec.array.dtype
+        assert not again.flags.writeable
         assert (info.role, info.encoding) == (spec.role, spec.encoding)
         width = spec.array.itemsize
         items = [bits[i : i + width] for i in range(0, len(bits), width)]
         assert info.nonzeros == sum(item != bytes(width) for item in items)
         scale = packed.scale(spec.name)
         if spec.scale is None:
-            assert scale is None and seen[spec.name].scale is None
+            assert scale is None
+            assert seen[spec.name].scale is None
         else:
-            assert scale is not None and scale.tobytes() == spec.scale.tobytes()
+            assert scale is not None
+            assert scale.tobytes() == spec.scale.tobytes()
             assert seen[spec.name].scale == tuple(spec.scale.tolist())
 
 
@@ -110,7 +112,8 @@ def test_big_endian_arrays_are_stored_little_endian(tmp_path: Path) -> None:
     array = np.array([1.5, 0.0, -2.0], ">f4")
     write(tmp_path / "x.prn", [TensorSpec("x", array, "sparse")], {}, {})
     again = open_packed(tmp_path / "x.prn").tensor("x")
-    assert again.tolist() == [1.5, 0.0, -2.0] and again.dtype == np.dtype("<f4")
+    assert again.tolist() == [1.5, 0.0, -2.0]
+    assert again.dtype == np.dtype("<f4")
 
 
 @pytest.mark.parametrize("encoding", ["dense", "sparse"])
@@ -130,7 +133,8 @@ def test_rows_of_empty_matrices(tmp_path: Path, shape: tuple[int, int]) -> None:
     write(tmp_path / "x.prn", [TensorSpec("x", np.zeros(shape, np.int8), "sparse")], {}, {})
     packed = open_packed(tmp_path / "x.prn")
     rows = packed.sparse("x")
-    assert rows.indptr.tolist() == [0] * (shape[0] + 1) and not len(rows.indices)
+    assert rows.indptr.tolist() == [0] * (shape[0] + 1)
+    assert not len(rows.indices)
     assert packed.tensor("x").shape == shape
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import samples
+from packed import samples
 
 from prunella.packed.read import open_packed
 from prunella.packed.sizes import entropy, sizes

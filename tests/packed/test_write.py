@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import samples
+from packed import samples
 
 from prunella.errors import InputError
 from prunella.packed import write as module
@@ -33,14 +33,17 @@ def test_sections_are_aligned(tmp_path: Path) -> None:
     packed = open_packed(tmp_path / "a.prn")
     assert all(section.offset % 64 == 0 for _, section in packed.header.sections())
     data = (tmp_path / "a.prn").read_bytes()
-    assert data.startswith(b"\x89PRN\r\n\x1a\n\x01\0\0\0") and len(data) == packed.size
+    assert data.startswith(b"\x89PRN\r\n\x1a\n\x01\0\0\0")
+    assert len(data) == packed.size
 
 
 def test_an_empty_model(tmp_path: Path) -> None:
     write(tmp_path / "a.prn", [], {}, {})
     packed = open_packed(tmp_path / "a.prn")
     packed.verify()
-    assert packed.names == () and packed.files == {} and packed.metadata == {}
+    assert packed.names == ()
+    assert packed.files == {}
+    assert packed.metadata == {}
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -56,7 +59,8 @@ def test_a_failed_write_leaves_the_old_file(
     monkeypatch.setattr(module.os, "fsync", full)
     with pytest.raises(InputError, match=r"a\.prn: cannot be written .No space left"):
         write(path, [TensorSpec("y", ONE, "sparse")], {}, {})
-    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.prn"]
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.prn"]
 
 
 def test_an_interrupted_write_leaves_nothing(
@@ -114,6 +118,7 @@ def test_tensors_that_cannot_be_packed(tmp_path: Path, spec: TensorSpec, words: 
     ("metadata", "files"),
     [
         ({"loss": float("nan")}, {}),
+        ({"text": "x" * (1 << 24)}, {}),
         ({"path": Path("x")}, {}),
         ({"text": "\ud800"}, {}),
         ({1: "a", "1": "b"}, {}),

@@ -64,7 +64,7 @@ def decompress(stored: memoryview, codec: Codec, size: int, width: int) -> memor
 
 
 def _huffman() -> zstandard.ZstdCompressor:
-    """zstd held to its entropy stage: fast strategy, tiny hash, only matches of 7 bytes or more.
+    """Zstd held to its entropy stage: fast strategy, tiny hash, only matches of 7 bytes or more.
 
     Its ordinary levels find short matches in the noise and pay more for them than they save:
     +9 % on the gaps of a 90 % mask, +31 % at 50 %. Level -5 leaves out the Huffman stage: +70 %.
@@ -93,7 +93,7 @@ def join_planes(plain: bytes, width: int) -> memoryview:
     joined = np.empty((planes.shape[1], width), np.uint8)
     for i, plane in enumerate(planes):  # 3 times as fast as numpy's transpose
         joined[:, i] = plane
-    return memoryview(joined.reshape(-1)).toreadonly()
+    return joined.reshape(-1).data.toreadonly()
 
 
 def encode_mask(positions: np.ndarray, elements: int, coding: MaskCoding) -> np.ndarray:

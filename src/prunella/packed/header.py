@@ -231,10 +231,9 @@ def _check_places(header: Header, data_length: int) -> None:
         if section.length < 0 or section.offset != align(end):
             raise Malformed(f"{owner} does not lie where its predecessor ends")
         end = section.offset + section.length
-        if end > data_length:
-            raise Malformed(f"{owner} reaches beyond the end of the file")
     if end != data_length:
-        raise Malformed("it has bytes that belong to nothing")
+        fault = "reach beyond its end" if end > data_length else "leave over bytes at its end"
+        raise Malformed(f"its parts {fault}")
 
 
 def _check_memory(header: Header, file_length: int) -> None:

@@ -160,7 +160,8 @@ class PackedFile:
         return positions, values[positions]
 
     def _positions(self, info: TensorInfo) -> np.ndarray:
-        assert info.mask is not None and info.mask_coding is not None
+        assert info.mask is not None
+        assert info.mask_coding is not None
         mask = np.frombuffer(self._decode(info.mask), np.uint8)
         return decode_mask(mask, info.nonzeros, info.elements, info.mask_coding)
 

@@ -158,8 +158,6 @@ def _flatten(spec: TensorSpec) -> tuple[str, np.ndarray]:
     if label is None or DTYPES.get(label) != little:
         called = f" called {spec.dtype}" if spec.dtype else ""
         raise Malformed(f"tensor {spec.name!r} is of type {spec.array.dtype}{called}")
-    if spec.encoding not in ("dense", "sparse"):
-        raise Malformed(f"tensor {spec.name!r} has the unknown encoding {spec.encoding!r}")
     if spec.array.size > MAX_ELEMENTS:
         raise Malformed(f"tensor {spec.name!r} is larger than {MAX_ELEMENTS} elements")
     return label, np.asarray(spec.array, little, order="C").reshape(-1)

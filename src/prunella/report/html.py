@@ -1,4 +1,4 @@
-"""One self-contained HTML file a report: no external resource, light and dark, phone and desktop."""
+"""One self-contained HTML file a report: no external resource, light and dark, any width."""
 
 import contextlib
 import os

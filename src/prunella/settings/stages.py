@@ -83,6 +83,8 @@ class FineTuneSettings(OutputSettings, TaskSettings, TrainingSettings):
     """Held-out rows, scored at the end."""
     teacher: str | None = None
     """Fine-tuned dense checkpoint of the same task, which `transfer` makes from a dense model."""
+    epochs: Annotated[float, Field(ge=0)] = 3.0
+    """Passes over the training rows."""
     steps: Count | None = None
     """Optimiser steps, instead of epochs."""
     batch_size: Count = 32
@@ -104,8 +106,6 @@ class TransferSettings(FineTuneSettings):
     """Keep zeros zero: auto when the model is sparse; on insists that it is; off never."""
     prune: PruningSettings | None = None
     """Prune during this fine-tuning instead (the usual baseline): a pruning schedule."""
-    epochs: Positive = 3.0
-    """Passes over the training rows."""
     learning_rate: Positive = 1e-4
     """Peak learning rate of AdamW."""
 

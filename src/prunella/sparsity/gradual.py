@@ -38,7 +38,7 @@ def resolve_schedule(settings: PruningSettings, steps: int, current: float) -> P
             f"the pruning schedule ends after training does: growth_end is step {growth_end} and "
             f"freeze step {freeze}, but there are {steps} steps; raise --steps or lower them"
         )
-    if not start < growth_end <= max(freeze, growth_end) or freeze < growth_end:
+    if not start < growth_end <= freeze:
         raise InputError(
             f"the pruning windows are out of order: start {start}, growth_end {growth_end}, freeze "
             f"{freeze} (steps); they must rise in this order"

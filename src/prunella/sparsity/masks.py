@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 # A byte is a float8 (e4m3): NaN marks a kept weight, any other value is the dormant weight
-# divided by the matrix's scale (3 bits of mantissa: within 6.25 % of the old value; below
-# 2^-10 of the smallest step it counts as 0).
+# divided by the matrix's scale. 3 bits of mantissa: within 6.25 % of the old value from
+# 2^-6 / 448 of the matrix's largest weight on; below 2^-10 / 448 of it, it counts as 0.
 _KEPT = 0x7F
 _FLOAT8_MAX = 448.0
 
@@ -49,11 +49,11 @@ class Masks:
 
     def kept(self, name: str) -> Tensor:
         """Boolean tensor of the parameter's shape, True where the weight is kept."""
-        return self.codes[name] == _KEPT
+        return self._code(name) == _KEPT
 
     def dense(self, name: str) -> Tensor:
         """The weight with its dormant values in place of zeros: what competes for the mask."""
-        code = self.codes[name]
+        code = self._code(name)
         dormant = code.view(torch.float8_e4m3fn).to(torch.float32) * self.scales[name]
         return torch.where(code == _KEPT, self.parameters[name].detach(), dormant)
 
@@ -71,14 +71,14 @@ class Masks:
     def zero_weights(self) -> None:
         """Puts the zeros back, after an optimiser step."""
         for name, parameter in self.parameters.items():
-            parameter.masked_fill_(self.codes[name] != _KEPT, 0.0)
+            parameter.masked_fill_(self._code(name) != _KEPT, 0.0)
 
     @torch.no_grad()
     def zero_gradients(self) -> None:
         """Pruned weights get no gradient: none in the clipped norm, none in the momentum."""
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
-                parameter.grad.masked_fill_(self.codes[name] != _KEPT, 0.0)
+                parameter.grad.masked_fill_(self._code(name) != _KEPT, 0.0)
 
     def sparsity(self) -> dict[str, float]:
         """Share of pruned weights of each matrix."""
@@ -103,3 +103,10 @@ class Masks:
         for name, code in self.codes.items():
             code.copy_(state[name])
             self.scales[name] = state[f"{name}|scale"].item()
+
+    def _code(self, name: str) -> Tensor:
+        """The bytes of a matrix, where its weights are now: a trainer moves the model late."""
+        code, device = self.codes[name], self.parameters[name].device
+        if code.device != device:
+            code = self.codes[name] = code.to(device)
+        return code

@@ -68,10 +68,10 @@ def rewound_factor(step: int, warmup: int, schedule: PruningSchedule) -> float:
     """Linear decay whose clock is reset at every pruning step while sparsity grows.
 
     The factor stays near its peak during growth, then decays once, linearly, to 0 over what
-    remains (learning-rate rewinding; Prune OFA, section 3.2). It never exceeds 1.
+    remains (learning-rate rewinding; Prune OFA, section 3.2). It never exceeds 1. Each decay heads
+    for 0 at the end of training, so it stays slow whatever the growth leaves of the run.
     """
     if step < warmup:
         return step / warmup
-    remaining = max(1, schedule.total - schedule.growth_end)
-    elapsed = step - max(schedule.last_rewind(step), min(warmup, schedule.growth_end))
-    return min(1.0, max(0.0, 1 - elapsed / remaining))
+    reset = max(schedule.last_rewind(step), warmup)
+    return max(0.0, (schedule.total - step) / max(1, schedule.total - reset))

@@ -22,13 +22,13 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     NaN scores are refused: they would be chosen first and hide a diverged run.
     """
     flat = scores.reshape(-1)
+    if torch.isnan(flat).any():
+        raise FloatingPointError("a pruning score is NaN: training has diverged")
     if k >= flat.numel():
         return torch.ones_like(scores, dtype=torch.bool)
     if k <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = torch.kthvalue(flat, flat.numel() - k + 1).values
-    if torch.isnan(threshold) or torch.isnan(flat.sum()):
-        raise FloatingPointError("a pruning score is NaN: training has diverged")
     mask = flat > threshold
     missing = k - int(mask.sum())
     if missing:
@@ -44,7 +44,7 @@ def select(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[st
         scores: A score tensor for each matrix; higher is more important.
         sparsity: Share of weights to remove, in [0, 1).
         scope: "uniform": each matrix reaches the sparsity by itself; "global": all matrices
-            share one threshold, so that the sum reaches it.
+            share one threshold, so that the sum reaches it; each keeps its best weight at least.
 
     Returns:
         A boolean tensor for each matrix, True where the weight stays.
@@ -59,7 +59,11 @@ def select(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[st
     if not scores:
         return {}
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
-    mask = top_k_mask(flat, keep_count(flat.numel(), sparsity))
+    best = torch.cat(
+        [top_k_mask(score, min(1, score.numel())).reshape(-1) for score in scores.values()]
+    )
+    count = max(keep_count(flat.numel(), sparsity), int(best.sum()))
+    mask = top_k_mask(flat.masked_fill_(best, torch.inf), count)
     pieces = mask.split([score.numel() for score in scores.values()])
     return {
         name: piece.reshape(score.shape)

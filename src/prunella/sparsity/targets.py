@@ -49,9 +49,9 @@ def find_targets(
     """
     shared = _shared_parameters(model)
     targets = [
-        _judge(name, module.weight, isinstance(module, nn.Linear), roles, exclude, shared)
+        _judge(name, weight, isinstance(module, nn.Linear), roles, exclude, shared)
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.dim() == 2
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim == 2
     ]
     for pattern in exclude:
         if not any(_within(target.name, pattern) for target in targets):

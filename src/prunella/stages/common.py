@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from prunella.checkpoint import (
     PROVENANCE,
@@ -23,9 +23,9 @@ from prunella.checkpoint import (
     write_json,
 )
 from prunella.errors import InputError
+from prunella.processes import is_main, world_size
 from prunella.settings import OutputSettings
 from prunella.sparsity.masks import Masks
-from prunella.training.loop import is_main, world_size
 from prunella.workspace import Workspace, identity_of, open_workspace
 
 
@@ -52,7 +52,7 @@ class Outcome:
     """
 
     model: Any
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
     metrics: dict[str, Any]
     masks: Masks | None = None
     asked: float | None = None
@@ -73,12 +73,15 @@ def run_stage(
     if workspace.finished:
         found = json.loads((workspace.out / PROVENANCE).read_text(encoding="utf-8"))
         return Result(workspace.out, found, finished_before=True)
-    begun = time.monotonic()
-    outcome = body(workspace)
-    record: dict[str, Any] = {}
-    if is_main():
-        record = _save(stage, settings, parents, workspace, outcome, time.monotonic() - begun)
-    _wait()
+    try:
+        begun = time.monotonic()
+        outcome = body(workspace)
+        record: dict[str, Any] = {}
+        if is_main():
+            record = _save(stage, settings, parents, workspace, outcome, time.monotonic() - begun)
+        _wait()
+    finally:
+        workspace.close()
     return Result(workspace.out, record)
 
 

@@ -15,7 +15,7 @@ from prunella.checkpoint import Checkpoint
 from prunella.data.metrics import bootstrap, main_metric
 from prunella.data.task_batches import encode
 from prunella.data.tasks import TaskData, load_task
-from prunella.models import fetch, load_finished, load_tokenizer, takes_token_types
+from prunella.models import fetch, load_finished, load_tokenizer, pad_id, takes_token_types
 from prunella.settings import EvaluateSettings
 from prunella.stages.task import hub_split
 from prunella.training.task import predict_logits, predictions_of, score
@@ -52,10 +52,11 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     rows = read_rows(settings, checkpoint, model.config)
     tokenizer = load_tokenizer(checkpoint)
     token_types = takes_token_types(model.config)
-    encoded = encode(rows, tokenizer, _max_length(settings, checkpoint), token_types=token_types)  # type: ignore[arg-type]
+    encoded = encode(rows, tokenizer, _max_length(settings, checkpoint), token_types=token_types)
     begun = time.monotonic()
-    pad = tokenizer.pad_token_id or 0
-    logits = predict_logits(model, encoded, batch_size=settings.batch_size, pad_id=pad)
+    logits = predict_logits(
+        model, encoded, batch_size=settings.batch_size, pad_id=pad_id(tokenizer)
+    )
     seconds = time.monotonic() - begun
     names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
     main = main_metric(rows.kind, len(names))

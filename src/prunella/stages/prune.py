@@ -17,6 +17,7 @@ from prunella.models import (
     set_dropout,
     takes_token_types,
 )
+from prunella.processes import world_size
 from prunella.settings import PruneSettings
 from prunella.sparsity.gradual import GradualPruning, resolve_schedule
 from prunella.sparsity.masks import Masks
@@ -24,7 +25,7 @@ from prunella.sparsity.schedules import rewound_factor
 from prunella.sparsity.targets import Target, find_targets, pruned_parameters
 from prunella.stages.common import Outcome, Result, eval_mode, run_stage
 from prunella.stages.text import Text, open_text
-from prunella.training.loop import Plan, train, uses_bf16, world_size
+from prunella.training.loop import Plan, train, uses_bf16
 from prunella.training.mlm import MlmLoss, Teacher, held_out
 from prunella.workspace import Workspace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from prunella.checkpoint import Checkpoint
 from prunella.data.task_batches import EncodedTask, TaskBatches, encode
@@ -17,15 +17,17 @@ from prunella.models import (
     has_task_head,
     load_classifier,
     load_tokenizer,
+    pad_id,
     set_dropout,
 )
+from prunella.processes import rank, world_size
 from prunella.settings import FineTuneSettings, PruningSettings
 from prunella.sparsity.gradual import GradualPruning, resolve_schedule
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.schedules import linear_factor, rewound_factor
 from prunella.stages.common import eval_mode
 from prunella.teacher_cache import TeacherCache
-from prunella.training.loop import MaskUpdate, Plan, Summary, rank, train, uses_bf16, world_size
+from prunella.training.loop import MaskUpdate, Plan, Summary, train, uses_bf16
 from prunella.training.mlm import Teacher
 from prunella.training.task import TaskLoss, predict_logits, score
 from prunella.workspace import Workspace
@@ -39,7 +41,7 @@ class Task:
     names: list[str]
     train: EncodedTask
     validation: EncodedTask | None
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
 
     @property
     def outputs(self) -> int:
@@ -69,7 +71,7 @@ def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoin
         )
 
     def encoded(data: TaskData) -> EncodedTask:
-        return encode(data, tokenizer, settings.max_length, token_types=token_types)  # type: ignore[arg-type]
+        return encode(data, tokenizer, settings.max_length, token_types=token_types)
 
     validation = encoded(held_out) if held_out else None
     return Task(rows.kind, rows.label_names, encoded(rows), validation, tokenizer)
@@ -110,7 +112,6 @@ def fine_tune(
     pruning: PruningSettings | None = None,
 ) -> Summary:
     """Trains a task model, its masks locked, or moved by `pruning`."""
-    pad = task.tokenizer.pad_token_id or 0
     batches = TaskBatches(
         task.train,
         batch_size=settings.batch_size,
@@ -119,7 +120,7 @@ def fine_tune(
         seed=settings.seed,
         accumulation=settings.accumulation,
         bucket=settings.bucket,
-        pad_id=pad,
+        pad_id=pad_id(task.tokenizer),
     )
     steps = max(1, len(batches) // (settings.accumulation * world_size()))
     warmup = round(settings.warmup * steps)
@@ -198,12 +199,14 @@ def validation_figures(model: Any, task: Task, bf16: bool) -> dict[str, Any]:
     """The task's metrics on the held-out rows; empty without them."""
     if task.validation is None:
         return {}
-    pad = task.tokenizer.pad_token_id or 0
-    logits = predict_logits(model, task.validation, batch_size=64, pad_id=pad, bf16=bf16)
+    logits = predict_logits(
+        model, task.validation, batch_size=64, pad_id=pad_id(task.tokenizer), bf16=bf16
+    )
     return score(task.kind, logits, task.validation.labels)
 
 
 def summary_figures(summary: Summary) -> dict[str, Any]:
+    """What a checkpoint's metrics say of its training."""
     return {"tokens": summary.tokens, "seconds": summary.seconds, "steps": summary.steps}
 
 

@@ -8,19 +8,20 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerBase, set_seed
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast, set_seed
 
 from prunella.checkpoint import Checkpoint
 from prunella.data.vocabulary import train_wordpiece
 from prunella.errors import InputError
 from prunella.models import fetch, load_masked_lm, load_tokenizer, set_dropout, takes_token_types
+from prunella.processes import world_size
 from prunella.settings import TeachSettings
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.schedules import linear_factor
 from prunella.sparsity.targets import find_targets, pruned_parameters
 from prunella.stages.common import Outcome, Result, main_first, run_stage
 from prunella.stages.text import Text, open_text
-from prunella.training.loop import Plan, Summary, train, uses_bf16, world_size
+from prunella.training.loop import Plan, Summary, train, uses_bf16
 from prunella.training.mlm import MlmLoss, held_out
 from prunella.workspace import Workspace
 
@@ -122,11 +123,11 @@ def _plan(
 
 def _from_configuration(
     settings: TeachSettings, workspace: Workspace
-) -> tuple[Any, PreTrainedTokenizerBase]:
+) -> tuple[Any, PreTrainedTokenizerFast]:
     """A new model, and a WordPiece vocabulary of the training text."""
     folder = workspace.partial / "tokenizer"
 
-    def tokenizer() -> PreTrainedTokenizerBase:
+    def tokenizer() -> PreTrainedTokenizerFast:
         from transformers import AutoTokenizer
 
         if not (folder / "tokenizer.json").exists():

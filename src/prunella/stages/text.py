@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from prunella.data.corpus import Corpus, split, tokenize_corpus
 from prunella.data.mlm_batches import MlmBatches, evaluation_batches, special_ids
@@ -27,7 +27,7 @@ class Text:
     train: Corpus
     validation: Corpus
     settings: TextSettings
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
     token_types: bool
 
     def batches(self, count: int, seed: int) -> BatchSource:
@@ -69,7 +69,7 @@ class Text:
 
 
 def open_text(
-    settings: TextSettings, tokenizer: PreTrainedTokenizerBase, config: Any, token_types: bool
+    settings: TextSettings, tokenizer: PreTrainedTokenizerFast, config: Any, token_types: bool
 ) -> Text:
     """Tokenises the text of a stage, or finds it in the cache.
 
@@ -90,10 +90,10 @@ def open_text(
             settings.text,
             tokenizer,
             cache,
-            max_tokens=settings.max_tokens,  # type: ignore[arg-type]
+            max_tokens=settings.max_tokens,
         )
         if settings.validation_text:
-            return train, tokenize_corpus(settings.validation_text, tokenizer, cache)  # type: ignore[arg-type]
+            return train, tokenize_corpus(settings.validation_text, tokenizer, cache)
         held_out = min(_HELD_OUT_TOKENS, max(settings.length, train.n_tokens // 20))
         return split(train, held_out, seed=0)
 

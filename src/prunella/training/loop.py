@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,6 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prunella.errors import InputError
+from prunella.processes import is_main, world_size
 from prunella.settings import TrainingSettings
 from prunella.sparsity.masks import Masks
 from prunella.training.progress import Progress
@@ -79,21 +80,6 @@ class Summary:
     losses: Mapping[str, float]
 
 
-def world_size() -> int:
-    """Processes that train together (set by torchrun)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """The number of this process among those (set by torchrun)."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes."""
-    return rank() == 0
-
-
 def uses_bf16(precision: str) -> bool:
     """Whether to train under bf16 autocast: asked for, or auto and the hardware is fast at it."""
     if precision != "auto":
@@ -124,8 +110,8 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
             trainer.train(resume_from_checkpoint=str(state) if state else None)
     except OSError as error:
         raise InputError(
-            f"{plan.folder}: cannot write the training state ({error.strerror or error}); free some "
-            "space and repeat the command: it resumes from the last complete state"
+            f"{plan.folder}: cannot write the training state ({error.strerror or error}); free "
+            "some space and repeat the command: it resumes from the last complete state"
         ) from error
     if state and _step_of(state) == plan.steps:
         trainer.restore_masks(state)
@@ -202,9 +188,8 @@ class _Trainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer, self.plan.factor
-        )
+        target = cast(torch.optim.Optimizer, optimizer or self.optimizer)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(target, self.plan.factor)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -300,7 +285,7 @@ class _Trainer(Trainer):
 
 
 class _MaskCallback(TrainerCallback):
-    """After each optimiser step: choose masks anew when it is time, put the zeros back otherwise."""
+    """After each optimiser step: put the zeros back, and choose masks anew when it is time."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
