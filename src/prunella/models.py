@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,16 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
 
 
 def load_encoder(checkpoint: Checkpoint) -> nn.Module:
-    """The bare encoder in fp32."""
+    """The bare encoder in fp32, without a pooler if the checkpoint has none."""
     with _quiet(), _explained(checkpoint):
-        return AutoModel.from_pretrained(checkpoint.path, dtype=torch.float32)
+        model, info = AutoModel.from_pretrained(
+            checkpoint.path, dtype=torch.float32, output_loading_info=True
+        )
+    missing = set(info["missing_keys"])
+    if any(name.startswith("pooler.") for name in missing):
+        model.pooler = None  # a random one is nothing to learn from, nor to prune
+    _refuse_missing(checkpoint, (n for n in missing if not n.startswith("pooler.")))
+    return model
 
 
 def load_masked_lm(checkpoint: Checkpoint) -> tuple[nn.Module, bool]:
@@ -76,10 +83,14 @@ def load_masked_lm(checkpoint: Checkpoint) -> tuple[nn.Module, bool]:
         base.pooler = load_encoder(checkpoint).pooler
     prefix = model.base_model_prefix + "."
     head = [name for name in info["missing_keys"] if not name.startswith(prefix)]
-    body = [name for name in info["missing_keys"] if name.startswith(prefix)]
-    if body:
-        raise InputError(f"{checkpoint.path}: the weights lack {', '.join(sorted(body)[:4])}")
+    _refuse_missing(checkpoint, (n for n in info["missing_keys"] if n.startswith(prefix)))
     return model, not head
+
+
+def _refuse_missing(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+    missing = sorted(names)
+    if missing:
+        raise InputError(f"{checkpoint.path}: the weights lack {', '.join(missing[:4])}")
 
 
 def load_classifier(

@@ -5,6 +5,7 @@ Modules are named, not imported, so that `--help` and the torch-free verbs start
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -58,7 +59,13 @@ VERBS: dict[str, Verb] = {
 
 
 def _hide_bars() -> None:
-    """Our progress is enough: transformers would draw a bar for every file it loads."""
-    from transformers.utils import logging
+    """Our progress is enough: transformers would draw a bar for every file it loads.
 
-    logging.disable_progress_bar()
+    torchao, which transformers imports wherever it is installed, complains of kernels that this
+    machine has no use for.
+    """
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

@@ -60,11 +60,6 @@ class Workspace:
             shutil.copyfile(self.log, self.draft / "log.jsonl")
         publish(self.draft, self.out)
         shutil.rmtree(self.partial, ignore_errors=True)
-
-    def close(self) -> None:
-        """Lets other processes at the working folder."""
-        if self._lock is not None:
-            self._lock.close()
         self.close()
 
 

@@ -3,6 +3,7 @@
 import html.parser
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ class Outline(html.parser.HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+@cache
 def full_page() -> Page:
     sparsity = {"encoder.layer.0.attention.self.query.weight": 0.9}
     roles = dict.fromkeys(sparsity, "query")

@@ -1,64 +1,119 @@
-"""Tiny models, text and labelled rows: all that a stage needs, made in milliseconds."""
+"""What the integration tests share: a folder to work in, and models of any family."""
 
 from __future__ import annotations
 
-import json
-import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import processors
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
     BertTokenizer,
-    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
-NOUNS = ["cat", "dog", "bird", "fish", "tree", "house", "river", "stone", "road", "cloud"]
-VERBS = ["sees", "likes", "finds", "follows", "forgets", "carries", "paints", "calls"]
-GOOD, BAD = ["good", "bright", "kind", "warm"], ["bad", "dull", "cruel", "cold"]
-WORDS = [*NOUNS, *VERBS, *GOOD, *BAD, "the", "a", "in", "and", "."]
+from prunella.checkpoint import Checkpoint, open_checkpoint
 
-FAMILIES = ("bert", "roberta", "distilbert", "electra")
-_LIKE_ROBERTA = {"roberta", "mpnet"}
+# Little text at a time and one thread: each stage takes a fraction of a second.
+TEXT: dict[str, Any] = {"length": 16, "batch_tokens": 64, "precision": "fp32", "threads": 1}
+TASK: dict[str, Any] = {"batch_size": 8, "steps": 3, "max_length": 24, "precision": "fp32"}
+EVERYTHING = {"logits": 0.5, "hidden": 0.5, "attention": 0.5}
+
 _SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
-    "max_position_embeddings": 40,
+    "max_position_embeddings": 72,
+    "initializer_range": 0.1,
 }
-_ALIASES = {
-    "distilbert": {
-        "hidden_size": "dim",
-        "num_hidden_layers": "n_layers",
-        "num_attention_heads": "n_heads",
-        "intermediate_size": "hidden_dim",
-    },
-    "xlm": {
-        "hidden_size": "emb_dim",
-        "num_hidden_layers": "n_layers",
-        "num_attention_heads": "n_heads",
-        "intermediate_size": None,
-    },
-}
-_HEADS = {"mlm": AutoModelForMaskedLM, "none": AutoModel, "task": AutoModelForSequenceClassification}
+_XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 72}
+_LIKE_ROBERTA = ("roberta", "mpnet")
 
 
-def tokenizer(family: str = "bert", words: list[str] = WORDS) -> PreTrainedTokenizerBase:
-    """A word-level tokenizer, with RoBERTa's special tokens and pairs for the families like it."""
-    if family not in _LIKE_ROBERTA:
-        entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-        return BertTokenizer(vocab={word: i for i, word in enumerate(entries)}, model_max_length=40)
-    entries = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *words]
-    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(entries)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+@dataclass(frozen=True)
+class Place:
+    """A folder for the checkpoints of a test, with text and labelled rows at hand."""
+
+    folder: Path
+    corpus: Path
+    tasks: dict[str, dict[str, Path]]
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """Settings of an upstream stage."""
+        return {**TEXT, "text": (str(self.corpus),), "cache": str(self.folder / "cache")}
+
+    def rows(self, kind: str = "single") -> dict[str, Any]:
+        """Settings of a task stage."""
+        return {**TASK, **{split: str(path) for split, path in self.tasks[kind].items()}}
+
+    def out(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def open(self, name: str) -> Checkpoint:
+        return open_checkpoint(self.folder / name)
+
+
+def zeros(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Where each prunable matrix is zero."""
+    roles = {tensor.name for tensor in checkpoint.tensors if tensor.role}
+    return {name: array == 0 for name, _, array in checkpoint.arrays() if name in roles}
+
+
+def arrays(folder: str | Path) -> dict[str, np.ndarray]:
+    """Every tensor of a checkpoint."""
+    return {name: array.copy() for name, _, array in open_checkpoint(folder).arrays()}
+
+
+def save_model(
+    folder: Path, family: str, vocabulary: BertTokenizer, head: str = "mlm", **changes: Any
+) -> str:
+    """Saves a random model of a family as anybody would; returns its folder.
+
+    Args:
+        folder: Where to.
+        family: A model type of transformers.
+        vocabulary: Its words; RoBERTa and MPNet get special tokens of their own.
+        head: "mlm" or "none".
+        changes: Of the configuration.
+    """
+    made = _roberta_tokenizer(vocabulary) if family in _LIKE_ROBERTA else vocabulary
+    shape = (_XLM if family == "xlm" else _SHAPE) | changes
+    if family in _LIKE_ROBERTA:  # their positions begin behind the padding index
+        shape |= {"max_position_embeddings": 74, "bos_token_id": 0, "eos_token_id": 2}
+    config = AutoConfig.for_model(
+        family, vocab_size=len(made), pad_token_id=made.pad_token_id, **shape
+    )
+    kind = AutoModelForMaskedLM if head == "mlm" else AutoModel
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        kind.from_config(config).save_pretrained(folder)
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+def _roberta_tokenizer(vocabulary: BertTokenizer) -> PreTrainedTokenizerFast:
+    """The same pieces behind RoBERTa's special tokens: <s> a </s></s> b </s>, padding is 1."""
+    pieces = sorted(vocabulary.get_vocab(), key=vocabulary.get_vocab().__getitem__)[5:]
+    entries = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *pieces]
+    renamed = BertTokenizer(
+        vocab={piece: i for i, piece in enumerate(entries)},
+        unk_token="<unk>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        cls_token="<s>",
+        mask_token="<mask>",
+    )
+    backend = renamed.backend_tokenizer
+    backend.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=False, add_prefix_space=False
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",
@@ -68,73 +123,5 @@ def tokenizer(family: str = "bert", words: list[str] = WORDS) -> PreTrainedToken
         pad_token="<pad>",
         unk_token="<unk>",
         mask_token="<mask>",
-        model_max_length=40,
+        model_max_length=64,
     )
-
-
-def save_model(
-    folder: Path,
-    family: str = "bert",
-    head: str = "mlm",
-    *,
-    seed: int = 0,
-    words: list[str] = WORDS,
-    **changes: Any,
-) -> str:
-    """Saves a random model as anybody would; returns its folder.
-
-    Args:
-        folder: Where to.
-        family: A model type of transformers.
-        head: "mlm", "task" or "none".
-        seed: Of its weights.
-        words: Of its vocabulary.
-        changes: Of the configuration, by BERT's names.
-    """
-    made = tokenizer(family, words)
-    aliases = _ALIASES.get(family, {})
-    shape = {aliases.get(name, name): value for name, value in (_SHAPE | changes).items()}
-    shape.pop(None, None)
-    if family == "electra":
-        shape.setdefault("embedding_size", 16)  # its tables are narrower than the layers
-    if family in _LIKE_ROBERTA:
-        shape["max_position_embeddings"] += 2
-        shape |= {"bos_token_id": 0, "eos_token_id": 2}
-    config = AutoConfig.for_model(
-        family, vocab_size=len(made), pad_token_id=made.pad_token_id, **shape
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        _HEADS[head].from_config(config).save_pretrained(folder)
-    made.save_pretrained(folder)
-    return str(folder)
-
-
-def sentence(rng: random.Random, mood: list[str] | None = None) -> str:
-    word = rng.choice(mood or GOOD + BAD)
-    return f"the {word} {rng.choice(NOUNS)} {rng.choice(VERBS)} a {rng.choice(NOUNS)} ."
-
-
-def write_text(path: Path, documents: int = 60) -> str:
-    """Documents of a few sentences each, a blank line between them."""
-    rng = random.Random(1)
-    texts = ["\n".join(sentence(rng) for _ in range(rng.randint(4, 12))) for _ in range(documents)]
-    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def write_task(path: Path, kind: str = "single", rows: int = 24, seed: int = 2) -> str:
-    """Labelled rows: "single" texts, a "pair", or "scores" of pairs."""
-    rng = random.Random(seed)
-    lines = []
-    for i in range(rows):
-        first = sentence(rng, GOOD if i % 2 else BAD)
-        if kind == "single":
-            lines.append({"sentence": first, "label": "good" if i % 2 else "bad"})
-            continue
-        second = sentence(rng, GOOD if i % 3 else BAD)
-        same = (i % 2 > 0) == (i % 3 > 0)
-        label = (1.5 + 2.25 * same) if kind == "scores" else ("same" if same else "other")
-        lines.append({"sentence1": first, "sentence2": second, "label": label})
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return str(path)

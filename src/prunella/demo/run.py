@@ -56,15 +56,22 @@ class DemoResult:
         show(self)
 
 
-def run_demo(out: str, *, overwrite: bool = False) -> DemoResult:
+def run_demo(
+    out: str, *, overwrite: bool = False, values: Mapping[str, str] | None = None
+) -> DemoResult:
     """Runs the demo; run again, it resumes.
+
+    Args:
+        out: Folder for everything it makes.
+        overwrite: Start anew.
+        values: Replace variables of its recipe (`demo/recipe.yaml`).
 
     Raises:
         InputError: If the folder cannot be used.
     """
     begun = time.monotonic()
     folder = Path(out)
-    data = _prepare(folder, overwrite)
+    data = {**_prepare(folder, overwrite), **(values or {})}
     resource = files("prunella.demo") / "recipe.yaml"
     with as_file(resource) as path:
         recipe = load_recipe(path, out=out, values=data)

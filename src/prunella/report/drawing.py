@@ -73,61 +73,53 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 def canvas(size: tuple[float, float] = LARGE) -> Iterator[tuple[Figure, Axes]]:
     """A figure with one pair of axes in the house style; also save it inside the context."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, dpi=72, layout="constrained")
         yield figure, figure.add_subplot()
-
-
-def positions(axes: Axes, points: Sequence[Point]) -> list[Point]:
-    """From data to the drawing's units (1/72 inch, downwards), the texts kept.
-
-    The figure must have its final layout: call `figure.draw_without_rendering()` before.
-    """
-    figure = axes.get_figure(root=True)
-    if figure is None or not points:
-        return []
-    height = figure.get_figheight() * 72
-    scale = 72 / figure.dpi
-    pixels = axes.transData.transform([(x, y) for x, y, _ in points])
-    return [
-        (round(float(x) * scale, 1), round(height - float(y) * scale, 1), text)
-        for (x, y), (_, _, text) in zip(pixels, points, strict=True)
-    ]
 
 
 def to_svg(figure: Figure, points: Sequence[Point] = ()) -> str:
     """The figure as an `svg` element for the inside of a page.
 
     Args:
-        figure: Drawn in the stand-in colours.
-        points: What the page's script shows on hover, from `positions`.
+        figure: Drawn in the stand-in colours, with one pair of axes.
+        points: What the page's script shows on hover: x, y in the units of the data, and text.
 
     Returns:
         The same text for the same figure: no date, no random ids.
     """
-    text = _save(figure, "prunella")
-    # Two figures in one page must not share ids: salt them with what the figure holds.
-    text = _save(figure, hashlib.sha256(text.encode()).hexdigest()[:12])
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with mpl.rc_context({"svg.hashsalt": "prunella"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
-    used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text))
-    text = re.sub(r' id="([^"]+)"', lambda m: m.group(0) if m.group(1) in used else "", text)
+    text = _own_ids(text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     text = text.replace("'DejaVu Sans', sans-serif", _FONT)
     box = re.search(r'viewBox="[^"]+"', text)
     attributes = box.group(0) if box else ""
     if points:
-        attributes += f" data-points={quoteattr(json.dumps(points, separators=(',', ':')))}"
+        # Only now: saving still moves the axes a little to make room for the labels.
+        placed = json.dumps(_positions(figure, points), separators=(",", ":"))
+        attributes += f" data-points={quoteattr(placed)}"
         text = text.replace("</svg>", '<circle class="focus" r="4"/></svg>')
     return re.sub(r"<svg[^>]*>", lambda _: f"<svg {attributes}>", text, count=1).strip()
 
 
-def _save(figure: Figure, salt: str) -> str:
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    return buffer.getvalue()
+def _own_ids(svg: str) -> str:
+    """Drop ids that nothing refers to; name the others so that no other figure has the same."""
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", svg))
+    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r' id="([^"]+)"', lambda m: m.group(0) if m.group(1) in used else "", svg)
+    return re.sub(r'(url\(#|href="#| id=")([^")]+)', rf"\g<1>{mark}-\2", svg)
+
+
+def _positions(figure: Figure, points: Sequence[Point]) -> list[Point]:
+    """From data to the drawing's units: 1/72 inch, which is a pixel here, counted downwards."""
+    height = figure.get_figheight() * 72
+    pixels = figure.axes[0].transData.transform([(x, y) for x, y, _ in points])
+    return [
+        (round(float(x), 1), round(height - float(y), 1), text)
+        for (x, y), (_, _, text) in zip(pixels, points, strict=True)
+    ]

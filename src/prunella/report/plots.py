@@ -95,9 +95,7 @@ def quality_against_size(points: Sequence[Mapping[str, Any]]) -> str:
         axes.margins(y=0.14)
         figure.draw_without_rendering()
         _name_points(axes, points)
-        figure.draw_without_rendering()
-        tips = [(p["bytes"], p["quality"], _tip(p)) for p in points]
-        return drawing.to_svg(figure, drawing.positions(axes, tips))
+        return drawing.to_svg(figure, [(p["bytes"], p["quality"], _tip(p)) for p in points])
 
 
 def _line(
@@ -133,8 +131,7 @@ def _curves(title: str, lines: Mapping[str, list[tuple[float, float]]]) -> str:
         elif title != "Loss":
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        figure.draw_without_rendering()
-        return drawing.to_svg(figure, drawing.positions(axes, tips))
+        return drawing.to_svg(figure, tips)
 
 
 def _stroke(number: int) -> dict[str, Any]:
@@ -201,7 +198,7 @@ def _name_points(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
             text = axes.annotate(
                 point["label"], (point["bytes"], point["quality"]), (x, y),
                 textcoords="offset points", ha=horizontal, va=vertical, color=INK, fontsize=9,
-                annotation_clip=False,
+                annotation_clip=False, in_layout=False,
             )  # fmt: skip
             box = text.get_window_extent()
             outside = box.x0 < frame.x0 or box.x1 > frame.x1 + 4

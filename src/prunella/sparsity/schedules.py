@@ -34,7 +34,9 @@ class PruningSchedule:
         """s(t) = s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3, clamped to [t0, t1]."""
         if step >= self.growth_end:
             return self.final
-        progress = max(step - self.start, 0) / (self.growth_end - self.start)
+        if step <= self.start:
+            return self.initial
+        progress = (step - self.start) / (self.growth_end - self.start)
         return self.final + (self.initial - self.final) * (1 - progress) ** 3
 
     def updates_at(self, step: int) -> bool:

@@ -171,6 +171,7 @@ class _Trainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_MaskCallback(plan))
+        self.add_callback(_LastLine())
         if is_main():
             self.add_callback(Progress(plan.label, plan.steps))
 
@@ -296,6 +297,14 @@ class _MaskCallback(TrainerCallback):
         self.plan.masks.zero_weights()
         if self.plan.update is not None:
             self.plan.update(state.global_step + 1)
+
+
+class _LastLine(TrainerCallback):
+    """The last step is always logged, so that a run shorter than log_every has a log too."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
 
 class _Share(Dataset[dict[str, Tensor]]):

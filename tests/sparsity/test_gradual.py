@@ -1,0 +1,126 @@
+"""Gradual pruning: settings become steps, and the masks follow the schedule to the weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from prunella.errors import InputError
+from prunella.settings import PruningSettings
+from prunella.sparsity.gradual import GradualPruning, resolve_schedule
+from prunella.sparsity.masks import Masks
+from prunella.sparsity.schedules import PruningSchedule
+from prunella.sparsity.selection import keep_count
+
+
+def resolve(steps: int, current: float = 0.0, **given: Any) -> PruningSchedule:
+    return resolve_schedule(PruningSettings(**given), steps, current)
+
+
+def masks_of(**weights: Any) -> Masks:
+    return Masks({name: nn.Parameter(torch.as_tensor(w)) for name, w in weights.items()})
+
+
+def test_the_reference_schedule_in_shares_and_in_steps() -> None:
+    expected = PruningSchedule(0.0, 0.9, 0, 50_000, 80_000, 100_000, 1_000)
+    assert resolve(100_000) == expected
+    assert resolve(100_000, growth_end=50_000, freeze=80_000, update_every=1000) == expected
+
+
+def test_an_update_every_one_is_every_step() -> None:
+    assert resolve(100, update_every=1).every == 1
+    assert resolve(10, update_every=0.001).every == 1
+
+
+def test_growth_starts_from_the_sparsity_the_model_has() -> None:
+    assert resolve(100, current=0.3).initial == 0.3
+    assert resolve(100, current=0.3, initial_sparsity=0.5).initial == 0.5
+
+
+@given(st.integers(1, 500), st.floats(0, 0.99))
+def test_the_defaults_fit_any_number_of_steps(steps: int, sparsity: float) -> None:
+    schedule = resolve(steps, sparsity=sparsity)
+    updates = [step for step in range(1, steps + 1) if schedule.updates_at(step)]
+    assert schedule.growth_end in updates
+    assert schedule.sparsity(steps) == sparsity
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"growth_end": 120, "freeze": 130}, "ends after training does.*step 120.*step 130.*100 steps"),
+        ({"freeze": 101}, "ends after training does.*--steps"),
+        ({"growth_end": 0.9, "freeze": 0.5}, "out of order: start 0, growth_end 90, freeze 50"),
+        ({"start": 0.5}, "out of order"),
+        ({"start": 60}, "out of order"),
+        ({"initial_sparsity": 0.95}, r"sparsity 0\.9 is below the 0\.950"),
+    ],
+)
+def test_impossible_windows_are_explained(given: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve(100, **given)
+
+
+def test_a_model_that_is_sparser_already_is_refused() -> None:
+    with pytest.raises(InputError, match=r"raise --sparsity or start from a denser model"):
+        resolve(100, current=0.95)
+
+
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_the_masks_follow_the_schedule(scope: str) -> None:
+    torch.manual_seed(0)
+    masks = masks_of(a=torch.randn(20, 30), b=torch.randn(10, 10) * 3)
+    schedule = PruningSchedule(0.0, 0.9, 4, 40, 60, 80, 5)
+    pruning = GradualPruning(masks, schedule, "magnitude", scope)
+    reached: dict[int, float] = {}
+    for step in range(1, 81):
+        before = {name: code.clone() for name, code in masks.codes.items()}
+        with torch.no_grad():  # stands for training
+            for weight in masks.parameters.values():
+                weight.add_(0.05 * torch.randn_like(weight))
+        masks.zero_weights()
+        pruning(step)
+        moved = any(not torch.equal(before[name], masks.codes[name]) for name in before)
+        assert moved == schedule.updates_at(step)
+        sizes = [600, 100] if scope == "uniform" else [700]
+        kept = sum(keep_count(n, schedule.sparsity(step)) for n in sizes)
+        if moved:
+            assert sum(int(masks.kept(name).sum()) for name in masks.codes) == kept
+            reached[step] = masks.total_sparsity()
+        for name, weight in masks.parameters.items():
+            assert torch.count_nonzero(weight[~masks.kept(name)]) == 0
+    assert list(reached) == sorted({*range(9, 61, 5), 40, 60})
+    assert list(reached.values()) == sorted(reached.values())
+    assert masks.total_sparsity() == pytest.approx(0.9)
+    if scope == "uniform":
+        assert masks.sparsity() == pytest.approx({"a": 0.9, "b": 0.9})
+    else:  # the larger weights live in b
+        assert masks.sparsity()["b"] < 0.9 < masks.sparsity()["a"]
+
+
+def test_a_dormant_weight_returns_when_others_have_shrunk() -> None:
+    masks = masks_of(w=[[1.0, 0.5, 0.75, 0.25]])
+    pruning = GradualPruning(masks, PruningSchedule(0, 0.5, 0, 1, 9, 10, 1), "magnitude", "uniform")
+    pruning(1)
+    assert masks.parameters["w"].tolist() == [[1.0, 0.0, 0.75, 0.0]]
+    with torch.no_grad():
+        masks.parameters["w"][0, 2] = 0.125
+    pruning(2)
+    assert masks.parameters["w"].tolist() == [[1.0, 0.5, 0.0, 0.0]]
+    assert masks.dense("w").tolist() == [[1.0, 0.5, 0.125, 0.25]]
+    with torch.no_grad():
+        masks.parameters["w"][0, 1] = 0.0625
+    pruning(10)  # frozen
+    assert masks.parameters["w"].tolist() == [[1.0, 0.0625, 0.0, 0.0]]
+
+
+def test_a_diverged_weight_stops_the_run() -> None:
+    masks = masks_of(w=[[1.0, torch.nan]])
+    pruning = GradualPruning(masks, PruningSchedule(0, 0.5, 0, 1, 9, 10, 1), "magnitude", "uniform")
+    with pytest.raises(FloatingPointError, match="diverged"):
+        pruning(1)

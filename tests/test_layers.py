@@ -1,0 +1,76 @@
+"""Lower rooms never import higher ones, and the runtime never imports torch."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "prunella"
+
+# From low to high. A module may import from its own room and from lower ones.
+ROOMS = (
+    ("errors", "processes", "roles"),
+    ("settings", "packed"),
+    ("checkpoint", "grid", "validation", "report"),
+    ("workspace", "packing", "inspection", "sparsity", "data", "quantization"),
+    ("distillation", "models"),
+    ("training",),
+    ("teacher_cache",),
+    ("stages",),
+    ("verbs", "recipe", "latency"),
+    ("display",),
+    ("demo",),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+# Known crossings: the loss of a task asks the teacher's cache, which holds a live teacher.
+ALLOWED = {("training", "teacher_cache")}
+TORCH_FREE = (
+    "errors processes roles settings packed checkpoint grid validation workspace packing inspection "
+    "verbs recipe display cli report.tables report.terminal"
+).split()
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "accelerate", "matplotlib")
+
+
+def imports_of(path: Path, *, top: bool = False) -> set[str]:
+    """Dotted names that a module imports; `top` leaves out those inside functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.name))
+def test_no_module_imports_a_higher_room(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert room in LEVEL, f"{room} has no place in the house: add it to ROOMS"
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != "prunella" or len(parts) < 2 or parts[1] not in LEVEL:
+            continue
+        crossing = (room, parts[1])
+        assert LEVEL[parts[1]] <= LEVEL[room] or crossing in ALLOWED, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_the_runtime_imports_nothing_heavy(name: str) -> None:
+    base = SOURCE.joinpath(*name.split("."))
+    paths = list(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+    assert paths
+    for path in paths:
+        heavy = {item for item in imports_of(path, top=True) if item.split(".")[0] in HEAVY}
+        assert not heavy, f"{path.name} imports {heavy} when it is imported"

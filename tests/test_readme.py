@@ -1,0 +1,60 @@
+"""The commands of the README are run, in order, on a small model and small data."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+_SMALL = {
+    "prune": "--steps 6 --length 16 --batch-tokens 256 --precision fp32 --threads 1 --cache cache",
+    "transfer": "--steps 4 --precision fp32 --threads 1",
+    "quantize": "--steps 4 --precision fp32 --threads 1",
+}
+
+
+def commands() -> list[list[str]]:
+    """The `prunella` commands of the section on one's own model."""
+    section = README.read_text(encoding="utf-8").split("## With your own model")[1]
+    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    joined = block.group(1).replace("\\\n", " ")
+    lines = [line for line in joined.splitlines() if line.startswith("prunella ")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_the_commands_of_the_readme_run(
+    tiny_checkpoint: Callable[..., Path],
+    corpus_file: Path,
+    task_files: dict[str, dict[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from prunella.cli import main
+
+    (tmp_path / "corpus").mkdir()
+    with gzip.open(tmp_path / "corpus" / "a.txt.gz", "wt", encoding="utf-8") as stream:
+        stream.write(corpus_file.read_text(encoding="utf-8"))
+    shutil.copy(task_files["single"]["train"], tmp_path / "train.jsonl")
+    shutil.copy(task_files["single"]["validation"], tmp_path / "dev.jsonl")
+    shutil.copytree(tiny_checkpoint("bert", "mlm"), tmp_path / "MODEL")
+    monkeypatch.chdir(tmp_path)
+    found = commands()
+    assert {command[0] for command in found} >= {"prune", "transfer", "quantize", "pack"}
+    for command in found:
+        small = _SMALL.get(command[0], "").split()
+        length = ["--max-length", "32"] if command[0] in ("transfer", "quantize") else []
+        assert main([*command, *small, *length]) == 0, command
+    assert (tmp_path / "task.prn").stat().st_size > 0
+
+
+def test_every_command_names_a_target_that_exists() -> None:
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE):
+        assert f"\n{target}:" in makefile, target
