@@ -115,8 +115,10 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
         ) from error
     if state and _step_of(state) == plan.steps:
         trainer.restore_masks(state)
-    # accelerate leaves autocast around the model's forward.
-    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    # accelerate leaves autocast around the model's forward; its own undoing of that also takes
+    # away the decorators of transformers, which collect the hidden states.
+    for name in ("forward", "_original_forward"):
+        model.__dict__.pop(name, None)
     return trainer.summary()
 
 

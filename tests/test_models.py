@@ -1,0 +1,264 @@
+"""Loading models: heads found or missing, poolers kept, reasons a user can act on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    BertTokenizer,
+)
+
+from prunella.checkpoint import open_checkpoint
+from prunella.errors import InputError
+from prunella.models import (
+    check_same_vocabulary,
+    fetch,
+    has_task_head,
+    load_classifier,
+    load_encoder,
+    load_finished,
+    load_masked_lm,
+    load_tokenizer,
+    set_dropout,
+    takes_token_types,
+)
+
+FAMILIES = ["bert", "roberta", "distilbert", "electra"]
+
+
+@pytest.fixture
+def copied(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a checkpoint that a test may damage."""
+
+    def copied(*args: Any, **given: Any) -> Path:
+        return Path(shutil.copytree(tiny_checkpoint(*args, **given), tmp_path / "copy"))
+
+    return copied
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = dict(a.named_parameters()), dict(b.named_parameters())
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_mlm_head_is_found(tiny_checkpoint: Callable[..., Path], family: str) -> None:
+    path = tiny_checkpoint(family, "mlm")
+    model, had_head = load_masked_lm(open_checkpoint(path))
+    assert had_head
+    assert same_weights(model, AutoModelForMaskedLM.from_pretrained(path))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_missing_mlm_head_is_told(
+    tiny_checkpoint: Callable[..., Path], family: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_checkpoint(family, "base")
+    model, had_head = load_masked_lm(open_checkpoint(path))
+    assert not had_head
+    assert same_weights(model.base_model, AutoModel.from_pretrained(path))  # type: ignore[arg-type]
+    capsys.readouterr()
+    assert logging.getLogger("transformers").level != logging.ERROR
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_pooler_survives_masked_language_modelling(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, family: str
+) -> None:
+    path = tiny_checkpoint(family, "base")
+    pooler: Any = AutoModel.from_pretrained(path).pooler
+    model: Any = load_masked_lm(open_checkpoint(path))[0]
+    assert torch.equal(model.base_model.pooler.dense.weight, pooler.dense.weight)
+    model.save_pretrained(tmp_path)
+    again: Any = load_encoder(open_checkpoint(tmp_path))
+    assert torch.equal(again.pooler.dense.weight, pooler.dense.weight)
+
+
+def test_no_pooler_is_made_up(tiny_checkpoint: Callable[..., Path]) -> None:
+    model: Any = load_masked_lm(open_checkpoint(tiny_checkpoint("bert", "mlm")))[0]
+    assert model.bert.pooler is None
+
+
+def test_a_hole_in_the_encoder_is_an_error(copied: Callable[..., Path]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = copied("bert", "mlm")
+    weights = load_file(path / "model.safetensors")
+    del weights["bert.encoder.layer.1.output.dense.weight"]
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"the weights lack bert\.encoder\.layer\.1\.output\.dense"):
+        load_masked_lm(open_checkpoint(path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_task_head(tiny_checkpoint: Callable[..., Path], family: str) -> None:
+    path = tiny_checkpoint(family, "mlm")
+    names = ["no", "maybe", "yes"]
+    model: Any = load_classifier(open_checkpoint(path), 3, names, regression=False)
+    assert model.config.id2label == dict(enumerate(names))
+    assert model.config.label2id == {"no": 0, "maybe": 1, "yes": 2}
+    assert model.config.problem_type == "single_label_classification"
+    assert model(input_ids=torch.tensor([[2, 9, 3]])).logits.shape == (1, 3)
+    base: Any = load_encoder(open_checkpoint(path))
+    assert torch.equal(
+        model.get_input_embeddings().weight, base.get_input_embeddings().weight
+    )
+
+
+def test_a_regression_has_one_output(tiny_checkpoint: Callable[..., Path]) -> None:
+    model: Any = load_classifier(open_checkpoint(tiny_checkpoint("bert")), 1, [], regression=True)
+    assert model.config.num_labels == 1
+    assert model.config.problem_type == "regression"
+
+
+def test_a_task_head_that_is_there_is_kept(tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("bert", "classifier"))
+    first, second = (load_classifier(checkpoint, 2, ["a", "b"], regression=False) for _ in range(2))
+    assert same_weights(first, second)
+
+
+def test_a_head_of_another_size_is_explained(tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("bert", "classifier", labels=3))
+    with pytest.raises(InputError, match="transformers cannot load it"):
+        load_classifier(checkpoint, 2, ["a", "b"], regression=False)
+
+
+def test_a_finished_model_is_ready_to_predict(tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("distilbert", "classifier"))
+    assert has_task_head(checkpoint)
+    model = load_finished(checkpoint)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("head", ["mlm", "base"])
+def test_a_model_without_task_head_is_not_finished(
+    tiny_checkpoint: Callable[..., Path], head: str
+) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("electra", head))
+    assert not has_task_head(checkpoint)
+    with pytest.raises(InputError, match=r"no task head.*prunella transfer"):
+        load_finished(checkpoint)
+
+
+def test_dropout_is_set_everywhere_or_left(tiny_checkpoint: Callable[..., Path]) -> None:
+    model = load_encoder(open_checkpoint(tiny_checkpoint("bert", "base")))
+
+    def rates() -> set[float]:
+        return {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
+
+    set_dropout(model, None)
+    assert rates() == {0.1}
+    set_dropout(model, 0.0)
+    assert rates() == {0.0}
+    model.train()
+    ids = torch.tensor([[2, 9, 30, 3]])
+    with torch.no_grad():
+        assert torch.equal(model(ids)[0], model(ids)[0])
+
+
+def test_who_reads_token_types(tiny_checkpoint: Callable[..., Path]) -> None:
+    answers = {f: takes_token_types(AutoConfig.from_pretrained(tiny_checkpoint(f))) for f in FAMILIES}
+    assert answers == {"bert": True, "roberta": False, "distilbert": False, "electra": True}
+
+
+def test_the_tokenizer_comes_along(
+    tiny_checkpoint: Callable[..., Path], tiny_tokenizer: BertTokenizer
+) -> None:
+    for family in FAMILIES:
+        tokenizer = load_tokenizer(open_checkpoint(tiny_checkpoint(family)))
+        assert tokenizer.get_vocab() == tiny_tokenizer.get_vocab()
+        assert tokenizer.is_fast
+
+
+def test_different_vocabularies_are_refused(tiny_tokenizer: BertTokenizer) -> None:
+    vocabulary = tiny_tokenizer.get_vocab()
+    paths = {"model": Path("here"), "teacher": Path("there")}
+    check_same_vocabulary(tiny_tokenizer, BertTokenizer(vocab=vocabulary), paths)
+    first, second = (token for token, i in vocabulary.items() if i in (40, 41))
+    swapped = vocabulary | {first: vocabulary[second], second: vocabulary[first]}
+    token = min(first, second, key=vocabulary.__getitem__)
+    with pytest.raises(InputError, match=f"there and student here.*120.*'{token}'"):
+        check_same_vocabulary(tiny_tokenizer, BertTokenizer(vocab=swapped), paths)
+    larger = vocabulary | {"zebra": len(vocabulary)}
+    with pytest.raises(InputError, match="121 and 120 entries.*only the teacher has"):
+        check_same_vocabulary(tiny_tokenizer, BertTokenizer(vocab=larger), paths)
+    with pytest.raises(InputError, match="'zebra'"):
+        check_same_vocabulary(BertTokenizer(vocab=larger), tiny_tokenizer, paths)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "a/b/c", "~/nothing-of-that-name"])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        fetch(name)
+
+
+def test_a_name_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def snapshot_download(name: str, **kwargs: Any) -> str:
+        raise LocalEntryNotFoundError("offline, and nothing cached\nmore lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        fetch("someone/some-model")
+    assert "someone/some-model: no such folder" in str(caught.value)
+    assert "offline, and nothing cached" in str(caught.value)
+    assert "more lines" not in str(caught.value)
+
+
+def test_a_local_folder_wins(tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_checkpoint("bert")
+    monkeypatch.chdir(path.parent)
+    assert fetch(path.name).path == Path(path.name)
+    assert fetch(str(path)).path == path
+
+
+@pytest.mark.parametrize(
+    "damage", ['{"model_type": "no-such-type"}', "{}", '{"model_type": "bert", "vocab_size": 7}']
+)
+def test_what_transformers_cannot_load_is_explained(copied: Callable[..., Path], damage: str) -> None:
+    path = copied("bert", "mlm")
+    (path / "config.json").write_text(damage)
+    checkpoint = open_checkpoint(path)
+    for load in (load_encoder, load_masked_lm):
+        with pytest.raises(InputError, match=f"{path}: transformers cannot load it"):
+            load(checkpoint)
+
+
+def test_cut_weights_are_explained(copied: Callable[..., Path]) -> None:
+    path = copied("bert", "mlm")
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="cannot load it|damaged safetensors"):
+        load_encoder(open_checkpoint(path))
+
+
+def test_a_broken_configuration_of_a_task_model_is_explained(copied: Callable[..., Path]) -> None:
+    path = copied("bert", "classifier")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"model_type": "no-such-type"}))
+    with pytest.raises(InputError, match="cannot load it"):
+        load_classifier(open_checkpoint(path), 2, ["a", "b"], regression=False)
+
+
+def test_a_folder_without_tokenizer_is_explained(copied: Callable[..., Path]) -> None:
+    path = copied("bert", "mlm")
+    for file in path.glob("*token*"):
+        file.unlink()
+    with pytest.raises(InputError, match=str(path)):
+        load_tokenizer(open_checkpoint(path))
