@@ -78,9 +78,8 @@ def load_masked_lm(checkpoint: Checkpoint) -> tuple[nn.Module, bool]:
         model, info = AutoModelForMaskedLM.from_pretrained(
             checkpoint.path, dtype=torch.float32, output_loading_info=True
         )
-    base: Any = model.base_model
-    if getattr(base, "pooler", ()) is None and any("pooler." in t.name for t in checkpoint.tensors):
-        base.pooler = load_encoder(checkpoint).pooler
+    if any("pooler." in tensor.name for tensor in checkpoint.tensors):
+        keep_pooler(model, load_encoder(checkpoint))
     prefix = model.base_model_prefix + "."
     head = [name for name in info["missing_keys"] if not name.startswith(prefix)]
     _refuse_missing(checkpoint, (n for n in info["missing_keys"] if n.startswith(prefix)))
@@ -91,6 +90,15 @@ def _refuse_missing(checkpoint: Checkpoint, names: Iterable[str]) -> None:
     missing = sorted(names)
     if missing:
         raise InputError(f"{checkpoint.path}: the weights lack {', '.join(missing[:4])}")
+
+
+def keep_pooler(model: Any, encoder: Any) -> None:
+    """Gives a masked language model the pooler of `encoder`, which its class leaves out.
+
+    A task uses it later, so it is pruned and saved with the rest.
+    """
+    if getattr(model.base_model, "pooler", ()) is None:
+        model.base_model.pooler = encoder.pooler
 
 
 def load_classifier(

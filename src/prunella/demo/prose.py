@@ -6,7 +6,7 @@ chunk only when it reads like English.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 MASK = "X"
 """What stands for a piece of code in :func:`masked` text; English writes it so too."""
@@ -36,9 +36,10 @@ _IDENTIFIER = re.compile(
 )
 _WORD = re.compile(r"^[\"'(\[]*[A-Za-z]+(?:['’/-][A-Za-z]+)*[\"')\],.;:!?]*$")
 _COMMON = frozenset(
-    "a an and any are as at be been but by can do does each for from had has have if in into is it "
-    "its may more most must no not of on one only or other should so some such than that the their "
-    "them then there these they this to up used using was we when where which while will with you".split()
+    "a an and any are as at be been but by can do does each for from had has have if in into is "
+    "it its may more most must no not of on one only or other should so some such than that the "
+    "their them then there these they this to up used using was we when where which while will "
+    "with you".split()
 )
 
 
@@ -51,8 +52,19 @@ def paragraphs(docstring: str) -> list[str]:
     Returns:
         Paragraphs in their order. Feed each to :func:`plain` or :func:`masked`.
     """
-    candidates = (_markup_to_text(" ".join(chunk)) for chunk in _chunks(docstring.splitlines()))
+    candidates = (paragraph(chunk) for chunk in _chunks(docstring.splitlines()))
     return [text for text in candidates if is_prose(text)]
+
+
+def paragraph(lines: Sequence[str]) -> str:
+    """Join lines into one; inline reStructuredText and Markdown go, literals get one backtick."""
+    text = _FOOTNOTE.sub("", " ".join(lines))
+    text = _ROLE.sub(r"`\1`", text)
+    text = _LINK.sub(r"\1", text)
+    text = _LITERAL.sub(r"`\1`", text)
+    text = _QUOTED_CODE.sub(r"`\1`", text)
+    text = _EMPHASIS.sub(r"\2", text)
+    return " ".join(text.replace("\\", "").split())
 
 
 def plain(paragraph: str) -> str:
@@ -68,22 +80,11 @@ def masked(paragraph: str) -> str:
 def is_prose(text: str) -> bool:
     """Whether a line reads like English: sentence ending, mostly words, enough common words."""
     tokens = text.split()
-    if len(tokens) < 6 or not text[-1] in ".?!:)\"'" or not text.lstrip("\"'(`")[:1].isalpha():
+    if len(tokens) < 6 or text[-1] not in ".?!:)\"'" or not text.lstrip("\"'(`")[:1].isalpha():
         return False
     words = sum(bool(_WORD.match(token)) for token in tokens)
     common = sum(token.lower() in _COMMON for token in tokens)
     return words >= 0.75 * len(tokens) and common >= 0.15 * len(tokens) and ">>>" not in text
-
-
-def _markup_to_text(text: str) -> str:
-    """Undo reStructuredText and Markdown inline markup; literals end up in single backticks."""
-    text = _FOOTNOTE.sub("", text)
-    text = _ROLE.sub(r"`\1`", text)
-    text = _LINK.sub(r"\1", text)
-    text = _LITERAL.sub(r"`\1`", text)
-    text = _QUOTED_CODE.sub(r"`\1`", text)
-    text = _EMPHASIS.sub(r"\2", text)
-    return " ".join(text.replace("\\", "").split())
 
 
 def _chunks(lines: list[str]) -> Iterator[list[str]]:

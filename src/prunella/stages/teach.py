@@ -8,12 +8,19 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast, set_seed
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast, set_seed
 
 from prunella.checkpoint import Checkpoint
 from prunella.data.vocabulary import train_wordpiece
 from prunella.errors import InputError
-from prunella.models import fetch, load_masked_lm, load_tokenizer, set_dropout, takes_token_types
+from prunella.models import (
+    fetch,
+    keep_pooler,
+    load_masked_lm,
+    load_tokenizer,
+    set_dropout,
+    takes_token_types,
+)
 from prunella.processes import world_size
 from prunella.settings import TeachSettings
 from prunella.sparsity.masks import Masks
@@ -149,7 +156,9 @@ def _from_configuration(
         config = AutoConfig.for_model(kind, **values)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
-            return AutoModelForMaskedLM.from_config(config), made
+            model = AutoModelForMaskedLM.from_config(config)
+            keep_pooler(model, AutoModel.from_config(config))
+            return model, made
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"config: transformers cannot build this model ({reason})") from error
