@@ -88,7 +88,7 @@ def _command(verb: Verb) -> Callable[..., None]:
         result = verb.function()(settings)
         _print(result, json)
 
-    command.__doc__ = verb.settings.__doc__
+    command.__doc__ = f"{verb.settings.__doc__}\n\n{_default_mixes(verb.settings)}"
     command.__annotations__ = {
         "settings": Annotated[verb.settings, Parameter(name="*")],
         "json": Json,
@@ -169,10 +169,23 @@ def _sort_into_groups(kind: type[BaseModel], group: Group | None = None) -> None
         if any(isinstance(item, Parameter) for item in field.metadata):
             continue
         owner = next(c for c in reversed(kind.__mro__) if name in getattr(c, "__annotations__", {}))
-        field.metadata.append(Parameter(group=group or _GROUPS.get(owner, _OWN)))
+        # Only what is on by default needs a flag that switches it off.
+        negative = f"--no-{name}" if field.default is True else ()
+        field.metadata.append(Parameter(group=group or _GROUPS.get(owner, _OWN), negative=negative))
         for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 _sort_into_groups(inner)
+
+
+def _default_mixes(kind: type[BaseModel]) -> str:
+    """What stands in place of flags that belong together when none of them is given."""
+    notes = []
+    for name, field in kind.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            values = field.default.model_dump(exclude_defaults=True)
+            flags = " ".join(f"--{name}.{key} {value}" for key, value in values.items())
+            notes.append(f"Without any --{name} flag: {flags}.")
+    return " ".join(notes)
 
 
 def _usage(error: CycloptsError) -> str:

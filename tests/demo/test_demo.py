@@ -16,8 +16,8 @@ from prunella.demo.docstrings import Document
 def read() -> list[Document]:
     """The documents of the standard library."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(text, "PACKAGES", [])
-    found = list(text.documents())
+    patch.setattr(text, "PACKAGES", ())
+    found = text.read_documents()
     patch.undo()
     return found
 
@@ -33,7 +33,7 @@ def test_the_corpus_is_prose_without_held_out_modules(read: list[Document], tmp_
     assert ">>>" not in content
     lines = [line for line in content.splitlines() if line]
     assert len(lines) == len({line.lower() for line in lines})
-    held_out = [document for document in read if text.is_held_out(document)]
+    held_out = [document for document in read if text.is_validation(document)]
     assert 0.05 < len(held_out) / len(read) < 0.35
     again = text.write_corpus(tmp_path, read).read_text(encoding="utf-8")
     assert again == content
@@ -76,7 +76,7 @@ def test_the_demo_ends_with_its_table_and_report_and_resumes(
 ) -> None:
     from prunella.demo import run
 
-    monkeypatch.setattr(run, "documents", lambda: read)
+    monkeypatch.setattr(run, "read_documents", lambda: read)
     values = {"teach_steps": "6", "prune_steps": "6", "epochs": "0.05"}
     result = run.run_demo(str(tmp_path / "demo"), values=values)
     dense, sparse, int8 = result.rows

@@ -192,7 +192,7 @@ def task_teacher(place: Place, tiny_checkpoint: Make) -> str:
     return place.out("teacher")
 
 
-@pytest.mark.parametrize("fault", ["teacher-cache-half-filled:4", "step:8"])
+@pytest.mark.parametrize("fault", ["teacher-cache-half-filled:9", "step:8"])
 @pytest.mark.parametrize("verb", ["transfer", "quantize"])
 def test_fine_tuning_killed(
     place: Place,

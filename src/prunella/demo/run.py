@@ -16,7 +16,7 @@ from rich.console import Console
 from prunella import display
 from prunella.demo.page import write_page
 from prunella.demo.tasks import write_tasks
-from prunella.demo.text import documents, write_corpus
+from prunella.demo.text import read_documents, write_corpus
 from prunella.errors import InputError
 from prunella.latency import latencies
 from prunella.recipe import Recipe, load_recipe, run_recipe
@@ -106,7 +106,7 @@ def _prepare(folder: Path, overwrite: bool) -> dict[str, str]:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{data}: cannot be written ({error.strerror}); choose --out") from None
-    read = list(documents())
+    read = read_documents()
     write_corpus(data, read)
     described = write_tasks(data, read)
     (data / "tasks.json").write_text(json.dumps(described, indent=1), encoding="utf-8")

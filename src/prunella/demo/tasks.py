@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunella.demo.docstrings import Document
-from prunella.demo.prose import masked, paragraphs
-from prunella.demo.text import is_held_out
+from prunella.demo.prose import masked
+from prunella.demo.text import is_validation
 
 SUBJECTS = {
     "the internet": "http urllib socket socketserver ssl asyncio smtplib ftplib imaplib poplib xmlrpc "
@@ -76,14 +76,14 @@ def _texts(read: Iterable[Document]) -> Iterator[tuple[bool, Text]]:
         if subject is None:
             continue
         for entry in document.entries:
-            for paragraph in paragraphs(entry.text):
+            for paragraph in entry.paragraphs:
                 if len(paragraph.split()) not in _WORDS:
                     continue
                 words = masked(paragraph)
                 key = re.sub(r"[^a-z]", "", words.lower())
                 if key not in seen and _usable(paragraph, words):
                     seen.add(key)
-                    yield is_held_out(document), Text(words, subject, zlib.crc32(key.encode()))
+                    yield is_validation(document), Text(words, subject, zlib.crc32(key.encode()))
 
 
 def _subject(document: Document) -> str | None:

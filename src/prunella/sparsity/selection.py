@@ -23,8 +23,7 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     NaN scores are refused: they would be chosen first and hide a diverged run.
     """
     flat = scores.reshape(-1)
-    if flat.numel() and torch.isnan(flat.amax()):  # a NaN is the maximum of all
-        raise FloatingPointError("a pruning score is NaN: training has diverged")
+    _refuse_nan(flat)
     if k >= flat.numel():
         return torch.ones_like(scores, dtype=torch.bool)
     if k <= 0:
@@ -60,16 +59,22 @@ def select(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[st
     if not scores:
         return {}
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
-    best = torch.cat(
-        [top_k_mask(score, min(1, score.numel())).reshape(-1) for score in scores.values()]
-    )
-    count = max(keep_count(flat.numel(), sparsity), int(best.sum()))
-    mask = top_k_mask(flat.masked_fill_(best, torch.inf), count)
-    pieces = mask.split([score.numel() for score in scores.values()])
+    _refuse_nan(flat)
+    sizes = [score.numel() for score in scores.values()]
+    filled = [piece for piece in flat.split(sizes) if len(piece)]
+    for piece in filled:
+        piece[piece.argmax()] = torch.inf  # of equal ones the first
+    mask = top_k_mask(flat, max(keep_count(flat.numel(), sparsity), len(filled)))
+    pieces = mask.split(sizes)
     return {
         name: piece.reshape(score.shape)
         for (name, score), piece in zip(scores.items(), pieces, strict=True)
     }
+
+
+def _refuse_nan(scores: Tensor) -> None:
+    if scores.numel() and torch.isnan(scores.amax()):  # a NaN is the maximum of all
+        raise FloatingPointError("a pruning score is NaN: training has diverged")
 
 
 def _kth_smallest(values: Tensor, k: int) -> Tensor:
