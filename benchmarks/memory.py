@@ -103,7 +103,9 @@ def _plain_trainer(run: Run, folder: Path) -> Trainer:
         dataloader_pin_memory=False,
     )
     model: Any = run.model
-    return Trainer(model=model, args=args, train_dataset=batches, data_collator=lambda rows: rows[0])
+    return Trainer(
+        model=model, args=args, train_dataset=batches, data_collator=lambda rows: rows[0]
+    )
 
 
 def _resident() -> int:

@@ -1,13 +1,14 @@
 """A training step with pruning against the same step without.
 
-Masked language modelling without a teacher, the cheapest step that pruning can burden: zeros are put
-back into weights and gradients at every step, masks are chosen anew every --update-every steps. A
-group of steps holds one such choice.
+Masked language modelling without a teacher, the cheapest step that pruning can burden: zeros are
+put back into weights and gradients at every step, masks are chosen anew every --update-every steps.
+A group of steps holds one such choice.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from benchmarks.common import Comparison, Figure, Options, median_times, run, write_result
@@ -45,7 +46,7 @@ def pruning_step(options: Options) -> list[Figure]:
     return figures
 
 
-def _parts(clocks: dict[str, list[float]], update_every: int) -> dict[str, float]:
+def _parts(clocks: Mapping[str, Sequence[float]], update_every: int) -> dict[str, float]:
     """Seconds a step that each part of pruning takes; a choice is shared out over its steps."""
     return {
         "zero weights": statistics.median(clocks["zero_weights"]),

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,7 @@ class _Failure:
     text: str
 
 
-def _receive(
-    pipe: Connection, name: str, close: multiprocessing.process.BaseProcess | None = None
-) -> Any:
+def _receive(pipe: Connection, name: str, close: BaseProcess | None = None) -> Any:
     try:
         message = pipe.recv()
     except EOFError:

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
-import torch
-from pydoc_data.topics import topics
 from transformers import AutoModelForMaskedLM, BertConfig
 
 from benchmarks.common import Options
@@ -64,7 +63,7 @@ def prepare(options: Options) -> None:
             num_hidden_layers=layers,
             num_attention_heads=max(2, width // 64),
             intermediate_size=inner,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad_id(tokenizer),
         )
         AutoModelForMaskedLM.from_config(config).save_pretrained(options.folder / "model")
         tokenizer.save_pretrained(options.folder / "model")

@@ -77,7 +77,7 @@ tensor_lists = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(specs=tensor_lists)
 def test_reads_what_safetensors_reads(tmp_path: Path, specs: list[Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
@@ -210,7 +210,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, index: Any) -> None:
         entry(offsets=(0,)),
         entry(offsets=None),
     ],
-    ids=lambda header: (str(header)[:60] if isinstance(header, dict) else repr(header[:8])),
+    ids=lambda header: str(header)[:60] if isinstance(header, dict) else repr(header[:8]),
 )
 def test_damaged_headers_are_explained(tmp_path: Path, header: Any) -> None:
     found = raw_file(tmp_path / "m", header, data=bytes(16))
@@ -235,7 +235,7 @@ def test_a_file_that_lost_its_last_byte_is_refused(tmp_path: Path) -> None:
         _ = found.tensors
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 199), byte=st.integers(0, 255))
 def test_no_changed_byte_is_a_fault_of_ours(tmp_path: Path, position: int, byte: int) -> None:
     found = write(tmp_path / "m", {"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.int8)})

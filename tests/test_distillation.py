@@ -131,7 +131,9 @@ def test_the_hidden_loss_by_hand() -> None:
     teacher = [3 * random(6, 4, seed=2), random(6, 4, seed=3) + 5]
     terms = [
         np.mean((s - t) ** 2) / np.var(t)
-        for s, t in ((s.double().numpy(), t.double().numpy()) for s, t in zip(student, teacher, strict=True))
+        for s, t in (
+            (s.double().numpy(), t.double().numpy()) for s, t in zip(student, teacher, strict=True)
+        )
     ]
     assert hidden_loss(student, teacher).item() == pytest.approx(np.mean(terms), rel=1e-5)
 
@@ -212,24 +214,32 @@ def slow_relation_loss(
             real = [i for i in range(mask.shape[1]) if mask[row, i]]
             for head in range(heads):
 
-                def relation(x: np.ndarray, i: int, row: int, head: int, real: list[int]) -> np.ndarray:
+                def relation(
+                    x: np.ndarray, i: int, row: int, head: int, real: list[int]
+                ) -> np.ndarray:
                     size = x.shape[-1] // heads
                     part = x[row, :, head * size : (head + 1) * size]
                     return softmax(np.array([part[i] @ part[j] for j in real]) / np.sqrt(size))
 
                 values += [
-                    kl(relation(t, i, row, head, real), relation(s, i, row, head, real)) for i in real
+                    kl(relation(t, i, row, head, real), relation(s, i, row, head, real))
+                    for i in real
                 ]
     return float(np.mean(values))
 
 
-@pytest.mark.parametrize(("widths", "heads"), [((8, 8), 2), ((8, 12), 4), ((6, 10), 1), ((8, 4), 2)])
+@pytest.mark.parametrize(
+    ("widths", "heads"), [((8, 8), 2), ((8, 12), 4), ((6, 10), 1), ((8, 4), 2)]
+)
 def test_the_relation_loss_against_a_slow_one(widths: tuple[int, int], heads: int) -> None:
     mask = torch.ones(3, 6, dtype=torch.long)
     mask[0, 4:] = 0
     mask[2, 1:] = 0
     student, teacher = (
-        {role: random(3, 6, width, seed=10 * k + i) for i, role in enumerate(("query", "key", "value"))}
+        {
+            role: random(3, 6, width, seed=10 * k + i)
+            for i, role in enumerate(("query", "key", "value"))
+        }
         for k, width in enumerate(widths)
     )
     found = relation_loss(student, teacher, mask, heads).item()
@@ -250,7 +260,9 @@ def test_the_relation_loss_of_the_teacher_itself_is_zero() -> None:
 def test_padding_gets_no_gradient_and_no_nan() -> None:
     mask = torch.ones(2, 5)
     mask[1, 2:] = 0
-    student = {r: random(2, 5, 8, seed=i).requires_grad_() for i, r in enumerate(("query", "key", "value"))}
+    student = {
+        r: random(2, 5, 8, seed=i).requires_grad_() for i, r in enumerate(("query", "key", "value"))
+    }
     teacher = {r: random(2, 5, 8, seed=9 + i) for i, r in enumerate(("query", "key", "value"))}
     relation_loss(student, teacher, mask, 2).backward()
     for vectors in student.values():
@@ -262,7 +274,10 @@ def test_padding_gets_no_gradient_and_no_nan() -> None:
 
 def test_relations_are_computed_in_full_precision_under_autocast() -> None:
     student, teacher = (
-        {role: 4 * random(2, 6, 8, seed=10 * k + i) for i, role in enumerate(("query", "key", "value"))}
+        {
+            role: 4 * random(2, 6, 8, seed=10 * k + i)
+            for i, role in enumerate(("query", "key", "value"))
+        }
         for k in range(2)
     )
     mask = torch.ones(2, 6)
@@ -355,7 +370,10 @@ def test_unequal_widths_rule_out_hidden_states_only(load: Callable[..., Any]) ->
     assert ours.hidden == theirs.hidden == ()
     models = load("bert"), load("bert", hidden=48)
     batch = inputs_for(100)
-    shown = [forward(m, batch, w, tokens=torch.arange(4)) for m, w in zip(models, (ours, theirs), strict=True)]
+    shown = [
+        forward(m, batch, w, tokens=torch.arange(4))
+        for m, w in zip(models, (ours, theirs), strict=True)
+    ]
     losses = distillation_loss(*shown, signals, batch["attention_mask"], 2)
     assert all(loss.item() > 0 for loss in losses.values())
 
@@ -364,7 +382,10 @@ def test_unequal_widths_rule_out_hidden_states_only(load: Callable[..., Any]) ->
 
 
 def test_each_signal_is_weighted_and_left_out_at_0() -> None:
-    relations = [{r: random(2, 3, 4, seed=k + i) for i, r in enumerate(("query", "key", "value"))} for k in (0, 5)]
+    relations = [
+        {r: random(2, 3, 4, seed=k + i) for i, r in enumerate(("query", "key", "value"))}
+        for k in (0, 5)
+    ]
     student = Features(random(2, 3), [random(4, 4)], relations[0])
     teacher = Features(random(2, 3, seed=7), [random(4, 4, seed=8)], relations[1])
     mask = torch.ones(2, 3)
@@ -429,7 +450,12 @@ def test_a_distilbert_student_gets_no_token_types_while_its_teacher_does(
     batch = inputs_for(100, token_types=True)
     plain = {key: value for key, value in batch.items() if key != "token_type_ids"}
     wanted = Wanted(logits=True)
-    for family, reads_types in [("distilbert", False), ("roberta", False), ("bert", True), ("electra", True)]:
+    for family, reads_types in [
+        ("distilbert", False),
+        ("roberta", False),
+        ("bert", True),
+        ("electra", True),
+    ]:
         model = load(family, "classifier")
         with_types, without = forward(model, batch, wanted), forward(model, plain, wanted)
         assert with_types.logits is not None

@@ -57,7 +57,11 @@ def batch(encoded: EncodedTask, *rows: int) -> dict[str, torch.Tensor]:
 
 
 def cache(
-    teacher: Teacher, encoded: EncodedTask, folder: Path, wanted: Wanted = ALL, gigabytes: float = 1.0
+    teacher: Teacher,
+    encoded: EncodedTask,
+    folder: Path,
+    wanted: Wanted = ALL,
+    gigabytes: float = 1.0,
 ) -> TeacherCache:
     return TeacherCache(teacher, wanted, encoded, folder, gigabytes)
 
@@ -108,9 +112,13 @@ def test_it_holds_what_the_teacher_says(
         assert not found.relations[role][~real].any()
     # Half precision costs the loss next to nothing.
     student = Features(
-        live.logits + 0.1, [h + 0.1 for h in live.hidden], {r: v * 1.1 for r, v in live.relations.items()}
+        live.logits + 0.1,
+        [h + 0.1 for h in live.hidden],
+        {r: v * 1.1 for r, v in live.relations.items()},
     )
-    losses = [distillation_loss(student, t, SIGNALS, inputs["attention_mask"], 2) for t in (live, found)]
+    losses = [
+        distillation_loss(student, t, SIGNALS, inputs["attention_mask"], 2) for t in (live, found)
+    ]
     for name, value in losses[0].items():
         assert losses[1][name].item() == pytest.approx(value.item(), rel=1e-2)
 
@@ -137,7 +145,12 @@ def test_only_missing_rows_are_stored(
 
 @pytest.mark.parametrize(
     ("wanted", "slices"),
-    [(ALL, 5), (Wanted(True, (1,), None), 1), (Wanted(False, (0, 1), None), 2), (Wanted(False, (), 0), 3)],
+    [
+        (ALL, 5),
+        (Wanted(True, (1,), None), 1),
+        (Wanted(False, (0, 1), None), 2),
+        (Wanted(False, (), 0), 3),
+    ],
 )
 def test_half_precision_on_disk(
     teacher: CountedTeacher, encoded: EncodedTask, tmp_path: Path, wanted: Wanted, slices: int
@@ -150,7 +163,9 @@ def test_half_precision_on_disk(
     assert len(first.hidden) == len(wanted.hidden)
     assert len(first.relations) == (3 if wanted.relation is not None else 0)
     assert all(h.dtype == torch.float16 for h in first.hidden)
-    assert (tmp_path / "states.bin").stat().st_size == cached.bytes == sum(LENGTHS) * slices * 32 * 2
+    assert (
+        (tmp_path / "states.bin").stat().st_size == cached.bytes == sum(LENGTHS) * slices * 32 * 2
+    )
     assert (tmp_path / "logits.bin").stat().st_size == len(LENGTHS) * 3 * 4
 
 
@@ -272,7 +287,10 @@ def largest_file(size: int) -> Iterator[None]:
 def test_no_room_is_told_before_training_starts(
     teacher: CountedTeacher, encoded: EncodedTask, tmp_path: Path
 ) -> None:
-    with largest_file(4096), pytest.raises(InputError, match=r"states\.bin.*no room.*--cache-gigabytes"):
+    with (
+        largest_file(4096),
+        pytest.raises(InputError, match=r"states\.bin.*no room.*--cache-gigabytes"),
+    ):
         cache(teacher, encoded, tmp_path)
     inputs = batch(encoded, 0)
     found = cache(teacher, encoded, tmp_path).features(inputs)  # nothing half-made is in the way

@@ -115,7 +115,9 @@ def test_nested_settings_and_parents_are_named(out: Path) -> None:
         pass
     with pytest.raises(InputError, match=r"distillation\.temperature: 2\.0 -> 4\.0"):
         opened(out, distillation={"logits": 0.5, "temperature": 4.0})
-    other = identity_of("prune", PruneSettings(model="bert", text=("a.txt",), out="out"), {"model": "x"})
+    other = identity_of(
+        "prune", PruneSettings(model="bert", text=("a.txt",), out="out"), {"model": "x"}
+    )
     with pytest.raises(InputError, match="model: abc -> x"):
         open_workspace(str(out), other, overwrite=False)
 

@@ -69,6 +69,7 @@ def build_app() -> App:
         help="Prune once, use everywhere: sparse pre-trained encoders, small and fast on a CPU.",
         version=__version__,
         default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
     )
     for verb in VERBS.values():
         app.command(_command(verb), name=verb.name)

@@ -7,3 +7,14 @@ class InputError(Exception):
     The command line prints the message without a traceback and exits with code 2.
     Every other exception is a fault of ours (exit code 1).
     """
+
+
+# The Rust libraries (safetensors, tokenizers) and torch's writer raise exceptions of their own.
+_SIGNS_OF_FAILED_WRITING = ("(os error ", "PytorchStreamWriter", "inline_container")
+
+
+def failed_to_write(error: Exception) -> bool:
+    """Whether an exception means a full disk, or a folder that cannot be written."""
+    if isinstance(error, OSError):
+        return True
+    return any(sign in str(error) for sign in _SIGNS_OF_FAILED_WRITING)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -16,12 +17,16 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
 from prunella.checkpoint import Checkpoint, open_checkpoint
 from prunella.errors import InputError
 from prunella.quantization import load_scales, restore
+
+# RoBERTa and its like count positions from behind the padding index.
+_POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"}
 
 
 def fetch(model: str) -> Checkpoint:
@@ -46,12 +51,20 @@ def fetch(model: str) -> Checkpoint:
         ) from None
 
 
+def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """The checkpoint's configuration, defaults filled in."""
+    with _explained(checkpoint):
+        return AutoConfig.from_pretrained(checkpoint.path)
+
+
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     """The checkpoint's fast tokenizer."""
     with _quiet(), _explained(checkpoint):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
     if not tokenizer.is_fast:
         raise InputError(f"{checkpoint.path}: needs a fast tokenizer (tokenizer.json)")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of no file
+        raise InputError(f"{checkpoint.path}: no tokenizer in this folder; save it there as well")
     return tokenizer
 
 
@@ -105,7 +118,7 @@ def load_classifier(
     checkpoint: Checkpoint, labels: int, names: list[str], *, regression: bool
 ) -> nn.Module:
     """The model with a task head of `labels` outputs, new unless the checkpoint has that head."""
-    config = AutoConfig.from_pretrained(checkpoint.path)
+    config = load_config(checkpoint)
     config.num_labels = labels
     config.problem_type = "regression" if regression else "single_label_classification"
     if names:
@@ -147,6 +160,22 @@ def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """The padding token's id; attention masks hide it, so 0 serves where there is none."""
     found = tokenizer.pad_token_id
     return found if isinstance(found, int) else 0
+
+
+def check_length(setting: str, length: int, config: Any) -> None:
+    """Refuses rows that are longer than a model has positions.
+
+    Raises:
+        InputError: Naming the setting to lower.
+    """
+    positions = getattr(config, "max_position_embeddings", None) or length
+    if config.model_type in _POSITIONS_BEHIND_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    if length > positions:
+        raise InputError(
+            f"{setting} {length}: the model has {positions} positions; lower "
+            f"--{setting.replace('_', '-')}"
+        )
 
 
 def takes_token_types(config: Any) -> bool:
@@ -195,6 +224,6 @@ def _quiet() -> Iterator[None]:
 def _explained(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{checkpoint.path}: transformers cannot load it ({reason})") from error

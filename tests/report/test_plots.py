@@ -136,13 +136,13 @@ def test_unusable_values_are_left_out():
 
 
 def test_long_curves_are_averaged_down():
-    short, long = (len(plots.training_curves({"a": log(n)})) for n in (150, 15_000))
+    short, long = (len(plots.training_curves({"a": log(n)})) for n in (150, 3_000))
     assert long < 1.3 * short
     panel = json.loads(
-        parse(plots.training_curves({"a": log(15_000)}))[0][1].get("data-points") or ""
+        parse(plots.training_curves({"a": log(3_000)}))[0][1].get("data-points") or ""
     )
     assert len(panel) == plots.MOST_POINTS
-    assert panel[-1][2].startswith("a\nstep 15,000:")
+    assert panel[-1][2].startswith("a\nstep 3,000:")
 
 
 def test_legend_names_each_run_and_escapes_it():
@@ -171,6 +171,18 @@ def test_members_of_a_family_share_a_colour():
     alone = plots.quality_against_size(POINTS)
     family = plots.quality_against_size([{**point, "family": "f"} for point in POINTS])
     assert "--series-2" in alone and "--series-2" not in family
+
+
+def test_families_are_named_in_a_legend_and_on_hover():
+    points = [{**p, "family": f"task <{n}>"} for n in (1, 2) for p in POINTS]
+    svg = plots.quality_against_size(points)
+    legend = parse(svg).find(f"{SVG}ul")
+    assert legend is not None
+    assert ["".join(item.itertext()) for item in legend] == ["●task <1>", "■task <2>"]
+    assert svg.count("task <1>: dense\\n") == 0  # escaped inside the attribute
+    tips = json.loads(str(parse(svg)[1].get("data-points")))
+    assert tips[0][2].startswith("task <1>: dense\n")
+    assert "<ul" not in plots.quality_against_size(POINTS)
 
 
 def test_one_point_is_enough_and_none_is_an_error():

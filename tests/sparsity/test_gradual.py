@@ -53,7 +53,10 @@ def test_the_defaults_fit_any_number_of_steps(steps: int, sparsity: float) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"growth_end": 120, "freeze": 130}, "ends after training does.*step 120.*step 130.*100 steps"),
+        (
+            {"growth_end": 120, "freeze": 130},
+            "ends after training does.*step 120.*step 130.*100 steps",
+        ),
         ({"freeze": 101}, "ends after training does.*--steps"),
         ({"growth_end": 0.9, "freeze": 0.5}, "out of order: start 0, growth_end 90, freeze 50"),
         ({"start": 0.5}, "out of order"),

@@ -52,7 +52,6 @@ def test_pruned_weights_are_zero_and_kept_ones_untouched() -> None:
     assert masks.sparsity()["w"] == pytest.approx(1 - keep.sum().item() / keep.numel())
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), min_size=2, max_size=30).filter(
         lambda values: max(map(abs, values)) > 1e-20
@@ -81,7 +80,7 @@ def test_signs_and_order_survive_dormancy() -> None:
     assert torch.equal(dense.sign(), values.sign())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 1000), min_size=1, max_size=12))
 def test_a_dormant_value_is_rounded_once_however_often_masks_move(
     seed: int, patterns: list[int]
@@ -144,7 +143,9 @@ def test_the_lock_survives_adamw_with_momentum_and_weight_decay() -> None:
     masks = Masks.of_zeros(before.parameters)
     kept = {name: masks.kept(name).clone() for name in masks.codes}
     start = {name: p.detach().clone() for name, p in masks.parameters.items()}
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.1
+    )
     inputs, goal = torch.randn(64, 8), torch.randint(0, 4, (64,))
     first = last = 0.0
     for step in range(60):
@@ -239,7 +240,9 @@ def test_in_the_training_loop_pruned_weights_take_no_part_in_clipping(
 ) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint("bert", "classifier"))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tiny_checkpoint("bert", "classifier")
+    )
     parameters = pruned_parameters(model, find_targets(model))
     torch.manual_seed(0)
     with torch.no_grad():
@@ -252,7 +255,11 @@ def test_in_the_training_loop_pruned_weights_take_no_part_in_clipping(
     def clip(self: Any, given: Any, max_norm: float, norm_type: int = 2) -> Tensor:
         gradients = {name: p.grad for name, p in parameters.items()}
         seen.append(
-            sum(int(g[~masks.kept(n)].count_nonzero()) for n, g in gradients.items() if g is not None)
+            sum(
+                int(g[~masks.kept(n)].count_nonzero())
+                for n, g in gradients.items()
+                if g is not None
+            )
         )
         assert all(g is not None and g[masks.kept(n)].any() for n, g in gradients.items())
         return nn.utils.clip_grad_norm_(list(given), max_norm, norm_type)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_sparsity_outside_the_growth() -> None:
 @given(schedules())
 def test_sparsity_grows_and_stays_within_its_ends(schedule: PruningSchedule) -> None:
     values = [schedule.sparsity(step) for step in range(schedule.total + 1)]
-    assert all(a <= b + 1e-12 for a, b in zip(values, values[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in pairwise(values))
     assert schedule.initial - 1e-12 <= values[0]
     assert values[schedule.growth_end] == values[-1] == schedule.final
 

@@ -63,7 +63,15 @@ def test_nan_is_refused_wherever_it_is(k: int) -> None:
 
 @pytest.mark.parametrize(
     ("n", "sparsity", "count"),
-    [(100, 0.9, 10), (10, 0.0, 10), (3, 0.9, 1), (7, 0.5, 3), (1000, 0.999, 1), (2, 0.99, 1), (0, 0.5, 0)],
+    [
+        (100, 0.9, 10),
+        (10, 0.0, 10),
+        (3, 0.9, 1),
+        (7, 0.5, 3),
+        (1000, 0.999, 1),
+        (2, 0.99, 1),
+        (0, 0.5, 0),
+    ],
 )
 def test_keep_count(n: int, sparsity: float, count: int) -> None:
     assert keep_count(n, sparsity) == count
@@ -77,7 +85,9 @@ def test_keep_count_is_the_nearest_and_at_least_one(n: int, sparsity: float) -> 
 
 
 @given(st.lists(tied_scores, min_size=1, max_size=4), st.floats(0, 0.999))
-def test_uniform_reaches_the_sparsity_in_each_matrix(rows: list[list[int]], sparsity: float) -> None:
+def test_uniform_reaches_the_sparsity_in_each_matrix(
+    rows: list[list[int]], sparsity: float
+) -> None:
     scores = {str(i): torch.tensor(row, dtype=torch.float32) for i, row in enumerate(rows)}
     keep = select(scores, sparsity, "uniform")
     assert list(keep) == list(scores)

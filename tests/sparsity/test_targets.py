@@ -119,7 +119,10 @@ def test_an_encoder_matrix_tied_to_another_is_left_alone() -> None:
     second.weight = first.weight
     targets = {target.name: target for target in find_targets(model)}
     names = [f"encoder.layer.{i}.attention.self.query" for i in (0, 1)]
-    assert [targets[name].reason for name in names] == [f"tied to {names[1]}", f"tied to {names[0]}"]
+    assert [targets[name].reason for name in names] == [
+        f"tied to {names[1]}",
+        f"tied to {names[0]}",
+    ]
 
 
 def test_exclusion_of_a_subtree_and_of_a_matrix() -> None:

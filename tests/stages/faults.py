@@ -17,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["prunella.cli", "stages.preloaded"])
-_SECONDS = 120
+_CONTEXT.set_forkserver_preload(
+    [
+        *("prunella.stages.teach", "prunella.stages.prune", "prunella.stages.quantize"),
+        *("prunella.stages.transfer", "prunella.cli", "transformers.models.bert.modeling_bert"),
+    ]
+)
+_SECONDS = 200
 
 
 @dataclass(frozen=True)

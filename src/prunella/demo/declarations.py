@@ -1,4 +1,4 @@
-"""What docstrings say of a parameter or a function: its name, what it is, its description."""
+"""What docstrings say of a parameter: its name, what it is, its description."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ _WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_+")
 
 @dataclass(frozen=True)
 class Declaration:
-    """A named thing.
+    """A parameter.
 
     Attributes:
         name: Its name in words: "keep ends" for `keep_ends` or `keepEnds`.
-        kind: What it is: a parameter's type, or a function with the names of its parameters.
+        kind: What it is, as the docstring has it: "int, optional".
         description: One paragraph, code between backticks.
     """
 
@@ -37,16 +37,6 @@ class Declaration:
 def in_words(name: str) -> str:
     """An identifier as words: `n_jobs` and `nJobs` both become "n jobs"."""
     return " ".join(_WORD_BOUNDARY.sub(" ", name).lower().split())
-
-
-def function_declaration(
-    name: str, arguments: Sequence[str], description: str
-) -> Declaration | None:
-    """Declare a function by its name and its arguments; None for those with two underscores."""
-    if name.startswith("__"):
-        return None
-    described = ", ".join(in_words(argument) for argument in arguments[:6])
-    return Declaration(in_words(name), f"function of {described or 'nothing'}", description)
 
 
 def parameter_declarations(docstring: str) -> Iterator[Declaration]:

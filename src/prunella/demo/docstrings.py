@@ -1,12 +1,14 @@
 """Docstrings of Python source files, read without importing anything."""
 
 import ast
+import itertools
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunella.demo.declarations import Declaration, function_declaration, parameter_declarations
+from prunella.demo.declarations import Declaration, parameter_declarations
 from prunella.demo.prose import paragraphs
 
 SKIPPED_PARTS = frozenset(
@@ -21,43 +23,57 @@ class Entry:
 
     Attributes:
         paragraphs: Its English, code between backticks (see `prunella.demo.prose`).
-        function: The function that it describes, with the first paragraph; None for the rest.
         parameters: The parameters that it describes.
     """
 
     paragraphs: tuple[str, ...]
-    function: Declaration | None = None
     parameters: tuple[Declaration, ...] = ()
 
 
 @dataclass(frozen=True)
 class Document:
-    """The docstrings of one module, in the file's order (or one topic of the language reference)."""
+    """The docstrings of one module in the file's order, or a topic of the language reference."""
 
     name: str
     entries: tuple[Entry, ...]
 
 
-def read_package(root: Path, name: str, skip: frozenset[str] = frozenset()) -> Iterator[Document]:
-    """Read every module below a folder (or one file), in sorted order.
+def read_package(
+    root: Path, name: str, skip: frozenset[str] = frozenset(), most_bytes: int | None = None
+) -> Iterator[Document]:
+    """Read the modules below a folder, in sorted order.
 
     Args:
-        root: A package's folder or a module's file.
+        root: A package's folder.
         name: The dotted name of `root`; empty for the standard library.
         skip: Further names of files or folders to leave out.
+        most_bytes: Read no more source than this: of a larger package, a part of its modules that
+            depends on their names alone. None reads all.
 
     Yields:
         A document for each module that says something in English.
     """
-    files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
-    for file in files:
-        parts = file.relative_to(root).with_suffix("").parts if root.is_dir() else ()
-        if any(part in SKIPPED_PARTS or part in skip or part.startswith("test_") for part in parts):
-            continue
+    for file in _chosen_files(root, skip, most_bytes):
         entries = tuple(entry for entry in read_module(file) if entry.paragraphs)
         if entries:
-            dotted = ".".join(part for part in (name, *parts) if part and part != "__init__")
-            yield Document(dotted, entries)
+            parts = (name, *file.relative_to(root).with_suffix("").parts)
+            yield Document(".".join(p for p in parts if p and p != "__init__"), entries)
+
+
+def _chosen_files(root: Path, skip: frozenset[str], most_bytes: int | None) -> list[Path]:
+    names = (file.relative_to(root) for file in root.rglob("*.py"))
+    names = [
+        name
+        for name in names
+        if not any(p in SKIPPED_PARTS or p in skip or p.startswith("test_") for p in name.parts)
+    ]
+    # In the order of hashes the cap falls on all parts of a package alike.
+    names.sort(key=lambda name: (zlib.crc32(name.as_posix().encode()), name))
+    ends = itertools.accumulate((root / name).stat().st_size for name in names)
+    kept = [
+        n for n, end in zip(names, ends, strict=True) if most_bytes is None or end <= most_bytes
+    ]
+    return [root / name for name in sorted(kept)]
 
 
 def read_module(file: Path) -> list[Entry]:
@@ -80,17 +96,8 @@ def _entries(
 ) -> Iterator[Entry]:
     text = ast.get_docstring(node)
     if text:
-        prose = tuple(paragraphs(text))
-        function = None
-        if prose and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            function = function_declaration(node.name, _arguments(node), prose[0])
-        yield Entry(prose, function, tuple(parameter_declarations(text)))
+        yield Entry(tuple(paragraphs(text)), tuple(parameter_declarations(text)))
     if isinstance(node, (ast.Module, ast.ClassDef)):
         for child in node.body:
             if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 yield from _entries(child)
-
-
-def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-    return [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]

@@ -34,6 +34,7 @@ _IDENTIFIER = re.compile(
     r"\w*\w_\w+|_+\w+|\w+\(\S*\)|[A-Za-z_]\w*(?:\.\w{2,})+|[a-z]+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w*"
     r")(?:\(\))?"
 )
+_HEADING_WORDS = 6  # "ndarray of shape (n, m)" above what is returned
 _WORD = re.compile(r"^[\"'(\[]*[A-Za-z]+(?:['’/-][A-Za-z]+)*[\"')\],.;:!?]*$")
 _COMMON = frozenset(
     "a an and any are as at be been but by can do does each for from had has have if in into is "
@@ -58,12 +59,17 @@ def paragraphs(docstring: str) -> list[str]:
 
 def paragraph(lines: Sequence[str]) -> str:
     """Join lines into one; inline reStructuredText and Markdown go, literals get one backtick."""
-    text = _FOOTNOTE.sub("", " ".join(lines))
-    text = _ROLE.sub(r"`\1`", text)
-    text = _LINK.sub(r"\1", text)
-    text = _LITERAL.sub(r"`\1`", text)
-    text = _QUOTED_CODE.sub(r"`\1`", text)
-    text = _EMPHASIS.sub(r"\2", text)
+    text = " ".join(lines)
+    if "]_" in text:
+        text = _FOOTNOTE.sub("", text)
+    if "`" in text:
+        text = _ROLE.sub(r"`\1`", text)
+        text = _LINK.sub(r"\1", text)
+        text = _LITERAL.sub(r"`\1`", text)
+    if "'" in text or '"' in text:
+        text = _QUOTED_CODE.sub(r"`\1`", text)
+    if "*" in text:
+        text = _EMPHASIS.sub(r"\2", text)
     return " ".join(text.replace("\\", "").split())
 
 
@@ -116,7 +122,8 @@ def _breaks(before: str, line: str) -> bool:
     """Whether a line starts something new because of its indentation."""
     indent_before, indent = (len(text) - len(text.lstrip()) for text in (before, line))
     if indent > indent_before:
-        return bool(_PARAMETER.match(before)) or before.rstrip().endswith((".", ":"))
+        heading = indent - indent_before >= 3 and len(before.split()) <= _HEADING_WORDS
+        return heading or bool(_PARAMETER.match(before)) or before.rstrip().endswith((".", ":"))
     return indent < indent_before and before.rstrip().endswith((".", ":", "?", "!"))
 
 

@@ -1,6 +1,7 @@
 """The demo's two labelled tasks, made from docstrings: what is this text about?
 
-single: a text and its subject. pair: a statement about a text and the text; is the statement true?
+single: a text and its subject. pair: two texts, one about computers and one about numbers; which of
+them is the one about numbers?
 Names of packages and pieces of code, which would give the subject away, are masked or left out.
 Training and validation rows come from different modules.
 """
@@ -32,7 +33,8 @@ SUBJECTS = {
 }
 """Subjects, and the packages whose docstrings are about them."""
 
-_STATEMENT = "This text is about {}."
+_NUMBERS = ("arrays of numbers", "machine learning", "mathematics")
+_STRIDE = 97
 _WORDS = range(10, 61)
 _MOST_MASKS = 8  # one in so many words
 _ROWS = {"train": 5600, "validation": 1400}
@@ -57,14 +59,14 @@ def write_tasks(folder: Path, read: Iterable[Document]) -> dict[str, str]:
     for split, count in _ROWS.items():
         chosen = _balanced((t for held, t in texts if held == (split == "validation")), count)
         single = [{"text": t.words, "label": t.subject} for t in chosen]
-        pair = [_pair(t) for t in chosen]
+        pair = list(_pairs(chosen))
         for name, rows in (("single", single), ("pair", pair)):
             path = folder / f"{name}-{split}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
         "single": f"single text, which of {len(SUBJECTS)} subjects a docstring is about "
         "(identifiers masked)",
-        "pair": "text pair, whether a statement about a docstring's subject is true",
+        "pair": "text pair, which of two docstrings is the one about numbers, not computers",
     }
 
 
@@ -109,14 +111,19 @@ def _balanced(texts: Iterable[Text], count: int) -> list[Text]:
     return sorted(chosen, key=lambda t: t.number)
 
 
-def _pair(text: Text) -> dict[str, str]:
-    """A true statement for one half of the texts, a false one for the other."""
-    subjects = list(SUBJECTS)
-    true = text.number % 2 == 0
-    others = [s for s in subjects if s != text.subject]
-    subject = text.subject if true else others[text.number // 2 % len(others)]
-    return {
-        "text": _STATEMENT.format(subject),
-        "text_pair": text.words,
-        "label": "true" if true else "false",
-    }
+def _pairs(texts: Iterable[Text]) -> Iterator[dict[str, str]]:
+    """Texts about numbers beside texts about computers, in either order, as many as texts."""
+    ordered = list(texts)
+    numbers = [t for t in ordered if t.subject in _NUMBERS]
+    computers = [t for t in ordered if t.subject not in _NUMBERS]
+    for i in range(len(ordered) if numbers and computers else 0):
+        # Each text comes several times, every time beside another one.
+        one = numbers[i % len(numbers)]
+        other = computers[(i + i // len(numbers) * _STRIDE) % len(computers)]
+        first = zlib.crc32(f"{one.number} {other.number}".encode()) % 2 == 0
+        texts_in_order = (one.words, other.words) if first else (other.words, one.words)
+        yield {
+            "text": texts_in_order[0],
+            "text_pair": texts_in_order[1],
+            "label": "first" if first else "second",
+        }

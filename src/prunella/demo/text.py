@@ -26,6 +26,9 @@ SKIPPED_FOLDERS = {
     "transformers": frozenset({"models"}),
 }
 
+MOST_SOURCE_BYTES = 6_000_000
+"""Read of one package. More would take longer than the demo's minutes of training can use."""
+
 VALIDATION_SHARE = 6
 """Every sixth module is kept for validation: no training of the demo sees its text."""
 
@@ -40,7 +43,8 @@ def read_documents() -> list[Document]:
     documents = [*_topics(), *read_package(standard_library, "")]
     for package in PACKAGES:
         for root in _folders(package):
-            documents += read_package(root, package, SKIPPED_FOLDERS.get(package, frozenset()))
+            skip = SKIPPED_FOLDERS.get(package, frozenset())
+            documents += read_package(root, package, skip, MOST_SOURCE_BYTES)
     return documents
 
 
@@ -50,7 +54,7 @@ def is_validation(document: Document) -> bool:
 
 
 def write_corpus(folder: Path, documents: Iterable[Document] | None = None) -> Path:
-    """Write the text for pre-training, without the modules that validate the tasks.
+    """Write the text for pre-training: nothing in it stands in a module kept for validation.
 
     Args:
         folder: Where `corpus.txt` goes; made if it is not there.
@@ -59,13 +63,13 @@ def write_corpus(folder: Path, documents: Iterable[Document] | None = None) -> P
     Returns:
         The file: UTF-8, one paragraph a line, no paragraph twice, a blank line after each document.
     """
+    documents = read_documents() if documents is None else list(documents)
+    held_out = (document for document in documents if is_validation(document))
+    seen = {same_text_key(p) for d in held_out for entry in d.entries for p in entry.paragraphs}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "corpus.txt"
-    seen: set[str] = set()
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for document in read_documents() if documents is None else documents:
-            if is_validation(document):
-                continue
+        for document in documents:
             lines = [line for entry in document.entries for line in _new_lines(entry, seen)]
             if lines:
                 file.write("\n".join(lines) + "\n\n")
@@ -73,7 +77,7 @@ def write_corpus(folder: Path, documents: Iterable[Document] | None = None) -> P
 
 
 def same_text_key(text: str) -> str:
-    """What two texts share that a reader would call the same: their letters."""
+    """What remains of a text to compare it by: two with the same letters count as one."""
     return re.sub(r"[^a-z]", "", text.lower())
 
 

@@ -27,7 +27,7 @@ _PANELS = (
     ("sparsity", "Zeros, %", 100.0),
     ("learning_rate", "Learning rate", 1.0),
 )
-_MARKERS = "osD^vPX*"
+_MARKERS, _SIGNS = "osD^vPX*", "●■◆▲▼✚✖★"
 # Where a label may stand: offset in points, and how the text is anchored there. Best first.
 _PLACES = (
     (8, 0, "left", "center"),
@@ -74,10 +74,10 @@ def quality_against_size(points: Sequence[Mapping[str, Any]]) -> str:
     Args:
         points: Mappings with "label", "bytes", "quality", and "low" and "high" of its interval
             (None or absent: no interval). Points of one "family" (optional) share colour and
-            mark and are joined by a line.
+            mark, are joined by a line and have an entry in a legend.
 
     Returns:
-        An `svg` element.
+        Markup: an `svg` element, after a legend where families were named.
 
     Raises:
         ValueError: No points.
@@ -95,7 +95,13 @@ def quality_against_size(points: Sequence[Mapping[str, Any]]) -> str:
         axes.margins(y=0.14)
         figure.draw_without_rendering()
         _name_points(axes, points)
-        return drawing.to_svg(figure, [(p["bytes"], p["quality"], _tip(p)) for p in points])
+        tips = [(point["bytes"], point["quality"], _tip(point)) for point in points]
+        svg = drawing.to_svg(figure, tips)
+    if not any("family" in point for point in points):
+        return svg
+    return (
+        f'<ul class="legend">{"".join(map(_family_item, range(len(families)), families))}</ul>{svg}'
+    )
 
 
 def _line(
@@ -146,6 +152,12 @@ def _legend_item(number: int, name: str) -> str:
         f'style="stroke: var(--series-{number % len(SERIES) + 1}); stroke-width: 2.5; '
         f'stroke-dasharray: {dashes or "none"}"/></svg>{escape(name)}</li>'
     )
+
+
+def _family_item(number: int, name: str) -> str:
+    colour = f"var(--series-{number % len(SERIES) + 1})"
+    sign = f'<span aria-hidden="true" style="color: {colour}">{_SIGNS[number % len(_SIGNS)]}</span>'
+    return f"<li>{sign}{escape(name)}</li>"
 
 
 def _family(axes: Axes, members: Sequence[Mapping[str, Any]], number: int) -> None:
@@ -213,7 +225,8 @@ def _name_points(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _tip(point: Mapping[str, Any]) -> str:
-    lines = [point["label"], f"quality {point['quality']:.4g}"]
+    name = f"{point['family']}: {point['label']}" if "family" in point else point["label"]
+    lines = [name, f"quality {point['quality']:.4g}"]
     if point.get("low") is not None and point.get("high") is not None:
         lines[1] += f" ({point['low']:.4g} to {point['high']:.4g})"
     return "\n".join([*lines, human_bytes(point["bytes"])])

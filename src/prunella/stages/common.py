@@ -22,7 +22,7 @@ from prunella.checkpoint import (
     provenance,
     write_json,
 )
-from prunella.errors import InputError
+from prunella.errors import InputError, failed_to_write
 from prunella.processes import is_main, world_size
 from prunella.settings import OutputSettings
 from prunella.sparsity.masks import Masks
@@ -116,10 +116,13 @@ def _save(
         record["sparsity"]["total"] = 1 - sum(t.nonzeros for t in roles) / max(1, total)
         write_json(draft / PROVENANCE, record)
         workspace.publish()
-    except OSError as error:
+    except Exception as error:
+        if not failed_to_write(error):
+            raise
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{workspace.out}: cannot write the checkpoint ({error.strerror or error}); free some "
-            "space and repeat the command: the training is not lost"
+            f"{workspace.out}: cannot write the checkpoint ({reason}); free some space and repeat "
+            "the command: the training is not lost"
         ) from error
     return record
 

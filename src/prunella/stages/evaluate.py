@@ -15,6 +15,7 @@ from prunella.checkpoint import Checkpoint
 from prunella.data.metrics import bootstrap, main_metric
 from prunella.data.task_batches import encode
 from prunella.data.tasks import TaskData, load_task
+from prunella.errors import InputError
 from prunella.models import fetch, load_finished, load_tokenizer, pad_id, takes_token_types
 from prunella.settings import EvaluateSettings
 from prunella.stages.task import hub_split
@@ -111,17 +112,20 @@ def _max_length(settings: EvaluateSettings, checkpoint: Checkpoint) -> int:
 
 
 def _write(path: Path, rows: TaskData, logits: np.ndarray, names: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    predictions = predictions_of(rows.kind, logits)
-    with path.open("w", encoding="utf-8") as stream:
-        for i, predicted in enumerate(predictions):
-            if rows.kind == "regression":
-                row = {"index": i, "prediction": float(predicted), "label": float(rows.labels[i])}
-            else:
-                row = {
-                    "index": i,
-                    "prediction": names[predicted],
-                    "label": names[int(rows.labels[i])],
-                    "logits": [round(float(x), 6) for x in logits[i]],
-                }
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    lines = []
+    for i, predicted in enumerate(predictions_of(rows.kind, logits)):
+        if rows.kind == "regression":
+            row = {"index": i, "prediction": float(predicted), "label": float(rows.labels[i])}
+        else:
+            row = {
+                "index": i,
+                "prediction": names[predicted],
+                "label": names[int(rows.labels[i])],
+                "logits": [round(float(x), 6) for x in logits[i]],
+            }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: predictions cannot be written ({error.strerror})") from error

@@ -13,12 +13,15 @@ from prunella.data.tasks import TaskData, load_task
 from prunella.distillation import Wanted, relation_heads, wanted_features
 from prunella.errors import InputError
 from prunella.models import (
+    check_length,
     check_same_vocabulary,
     has_task_head,
     load_classifier,
+    load_config,
     load_tokenizer,
     pad_id,
     set_dropout,
+    takes_token_types,
 )
 from prunella.processes import rank, world_size
 from prunella.settings import FineTuneSettings, PruningSettings
@@ -51,8 +54,10 @@ class Task:
 def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoint | None) -> Task:
     """Reads and tokenises the rows of a task; validation labels must be known from training."""
     tokenizer = load_tokenizer(source)
-    configs = [source.config] + ([teacher.config] if teacher else [])
-    token_types = any(config.get("type_vocab_size", 0) > 1 for config in configs)
+    configs = [load_config(checkpoint) for checkpoint in (source, teacher) if checkpoint]
+    for config in configs:
+        check_length("max_length", settings.max_length, config)
+    token_types = any(takes_token_types(config) for config in configs)
     columns: dict[str, Any] = {
         "text": settings.text,
         "pair": settings.pair,

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
 from prunella.checkpoint import Checkpoint
 from prunella.data.vocabulary import train_wordpiece

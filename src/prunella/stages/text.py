@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prunella.data.corpus import Corpus, split, tokenize_corpus
 from prunella.data.mlm_batches import MlmBatches, evaluation_batches, special_ids
-from prunella.errors import InputError
+from prunella.models import check_length
 from prunella.settings import TextSettings
 from prunella.stages.common import main_first
 from prunella.training.loop import BatchSource
@@ -76,13 +76,7 @@ def open_text(
     Raises:
         InputError: If blocks are longer than the model's positions, or the text cannot be read.
     """
-    positions = getattr(config, "max_position_embeddings", settings.length)
-    # RoBERTa's positions begin behind the padding index.
-    positions -= (config.pad_token_id or 0) + 1 if config.model_type == "roberta" else 0
-    if settings.length > positions:
-        raise InputError(
-            f"length {settings.length}: the model has {positions} positions; lower --length"
-        )
+    check_length("length", settings.length, config)
     cache = cache_folder(settings.cache)
 
     def tokenized() -> tuple[Corpus, Corpus]:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from prunella.errors import InputError
+from prunella.errors import InputError, failed_to_write
 from prunella.processes import is_main, world_size
 from prunella.settings import TrainingSettings
 from prunella.sparsity.masks import Masks
@@ -99,7 +99,7 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     _freeze(model, settings.frozen)
-    trainer = _Trainer(model, plan, settings)
+    trainer = _make_trainer(model, plan, settings)
     state = newest_state(plan.folder)
     trainer.start = _step_of(state) if state else 0
     _cut_log(plan.log, plan.label, trainer.start)
@@ -108,10 +108,12 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
             # DDP's search for unused parameters costs little and some heads do go unused.
             warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
             trainer.train(resume_from_checkpoint=str(state) if state else None)
-    except OSError as error:
+    except Exception as error:
+        if not failed_to_write(error):
+            raise
         raise InputError(
-            f"{plan.folder}: cannot write the training state ({error.strerror or error}); free "
-            "some space and repeat the command: it resumes from the last complete state"
+            f"{plan.folder}: cannot write the training state ({_reason(error)}); free some space "
+            "and repeat the command: it resumes from the last complete state"
         ) from error
     if state and _step_of(state) == plan.steps:
         trainer.restore_masks(state)
@@ -120,6 +122,16 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
     return trainer.summary()
+
+
+def _make_trainer(model: nn.Module, plan: Plan, settings: TrainingSettings) -> _Trainer:
+    try:
+        return _Trainer(model, plan, settings)
+    except (ImportError, RuntimeError, ValueError) as error:
+        if not settings.report_to:
+            raise
+        trackers = ", ".join(settings.report_to)
+        raise InputError(f"--report-to {trackers}: the Trainer refuses it ({error})") from error
 
 
 def newest_state(folder: Path) -> Path | None:
@@ -346,6 +358,10 @@ def _freeze(model: nn.Module, frozen: tuple[str, ...]) -> None:
             raise InputError(f"frozen: '{prefix}' names no parameter of {type(model).__name__}")
         for name in names:
             model.get_parameter(name).requires_grad_(False)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
 
 
 def _step_of(state: Path) -> int:
