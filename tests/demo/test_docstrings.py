@@ -13,7 +13,7 @@ MODULE = '''
 raise SystemExit("must not run")
 
 class Thing:
-    r"""A thing that is in the module. \\d"""
+    r"""A thing with \\d that is in the module."""
 
     def method(self):
         "This is what the method does with it."
