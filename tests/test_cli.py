@@ -528,7 +528,7 @@ def test_output_that_cannot_be_written(bench: Bench) -> None:
     assert_refused(bench("pack", "--model", model, "--out", f"{file}/m.prn"), "cannot be written")
     rows = bench.write("rows.csv", "sentence,label\nthe king,0\nthe queen,1\n")
     evaluation = ("evaluate", "--model", bench.model("bert", "classifier"), "--data", rows)
-    answer = bench(*evaluation, "--predictions", f"{file}/p.jsonl")
+    answer = bench(*evaluation, "--max-length", 24, "--predictions", f"{file}/p.jsonl")
     assert_refused(answer, "p.jsonl: predictions cannot be written")
     arguments = bench.prune(out=bench.out("other"), cache=f"{file}/cache")
     assert_refused(bench(*arguments), "cache", "cannot be written")

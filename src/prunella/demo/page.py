@@ -124,7 +124,7 @@ def _cells(row: Row) -> list[Any]:
 def _quality(rows: Sequence[Row]) -> Figure:
     points = [
         {
-            "label": row.name,
+            "label": f"{row.name}, {label.lower()}",
             "family": label,
             "bytes": row.encoder_bytes,
             "quality": row.quality[task],
