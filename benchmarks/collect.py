@@ -1,8 +1,8 @@
 """Condenses the results.json of a recipe run into benchmarks/results/NAME.json.
 
-    prunella run recipes/minilm-sst2.yaml --set ...
-    python benchmarks/collect.py runs/minilm-sst2 --command "prunella run recipes/minilm-sst2.yaml"
-    python benchmarks/tables.py
+prunella run recipes/minilm-sst2.yaml --set ...
+python benchmarks/collect.py runs/minilm-sst2 --command "prunella run recipes/minilm-sst2.yaml"
+python benchmarks/tables.py
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from prunella.demo.prose import masked
 from prunella.demo.text import is_validation
 
 SUBJECTS = {
-    "the internet": "http urllib socket socketserver ssl asyncio smtplib ftplib imaplib poplib xmlrpc "
-    "wsgiref ipaddress webbrowser selectors uuid email huggingface_hub httpx h11 anyio",
-    "files and processes": "os posixpath ntpath shutil pathlib subprocess multiprocessing threading "
-    "tempfile zipfile tarfile logging concurrent signal glob fnmatch gzip bz2 lzma io _pyio platform "
-    "sched queue psutil fsspec pty zipimport",
+    "the internet": "http urllib socket socketserver ssl asyncio smtplib ftplib imaplib poplib "
+    "xmlrpc wsgiref ipaddress webbrowser selectors uuid email huggingface_hub httpx h11 anyio",
+    "files and processes": "os posixpath ntpath shutil pathlib subprocess multiprocessing "
+    "threading tempfile zipfile tarfile logging concurrent signal glob fnmatch gzip bz2 lzma io "
+    "_pyio platform sched queue psutil fsspec pty zipimport",
     "drawing": "tkinter turtle matplotlib PIL curses colorsys",
     "arrays of numbers": "statistics fractions random numpy scipy",
     "tables of data": "sqlite3 pandas pyarrow dbm csv datasets",
