@@ -294,4 +294,6 @@ def test_no_room_is_told_before_training_starts(
         cache(teacher, encoded, tmp_path)
     inputs = batch(encoded, 0)
     found = cache(teacher, encoded, tmp_path).features(inputs)  # nothing half-made is in the way
+    file = (tmp_path / "states.bin").stat()
+    assert file.st_blocks * 512 >= file.st_size  # a sparse file would find the disk full later
     assert same(found, cache(teacher, encoded, tmp_path / "new").features(inputs))

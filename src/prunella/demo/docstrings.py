@@ -96,7 +96,8 @@ def _entries(
 ) -> Iterator[Entry]:
     text = ast.get_docstring(node)
     if text:
-        yield Entry(tuple(paragraphs(text)), tuple(parameter_declarations(text)))
+        prose = tuple(paragraphs(text))
+        yield Entry(prose, tuple(parameter_declarations(text)) if prose else ())
     if isinstance(node, (ast.Module, ast.ClassDef)):
         for child in node.body:
             if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):

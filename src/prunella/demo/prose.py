@@ -5,14 +5,13 @@ cut the docstring into chunks of lines, join each chunk into one line, undo the 
 chunk only when it reads like English.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
 MASK = "X"
 """What stands for a piece of code in :func:`masked` text; English writes it so too."""
 
-_UNDERLINE = re.compile(r"^\s*([-=~^*`#\"'])\1{2,}\s*$")
-_DIRECTIVE = re.compile(r"^\s*\.\. ")
 _ADMONITION = re.compile(r"^\s*\.\. (note|warning|tip|seealso|caution|important|attention)::\s*")
 _BULLET = re.compile(r"^\s*(?:[-*+•]|\(?[0-9a-z]{1,2}[.)])\s+")
 _FIELD = re.compile(r"^\s*:[a-z]+(?: [^:]*)?:\s*")
@@ -88,9 +87,10 @@ def is_prose(text: str) -> bool:
     tokens = text.split()
     if len(tokens) < 6 or text[-1] not in ".?!:)\"'" or not text.lstrip("\"'(`")[:1].isalpha():
         return False
-    words = sum(bool(_WORD.match(token)) for token in tokens)
     common = sum(token.lower() in _COMMON for token in tokens)
-    return words >= 0.75 * len(tokens) and common >= 0.15 * len(tokens) and ">>>" not in text
+    if common < 0.15 * len(tokens) or ">>>" in text:
+        return False
+    return sum(map(bool, map(_WORD.match, tokens))) >= 0.75 * len(tokens)
 
 
 def _chunks(lines: list[str]) -> Iterator[list[str]]:
@@ -111,11 +111,10 @@ def _chunks(lines: list[str]) -> Iterator[list[str]]:
 
 def _opening(line: str) -> int | None:
     """Length of the marker that starts an item (bullet, field, parameter), None without one."""
-    for pattern in (_BULLET, _FIELD, _GOOGLE_PARAMETER):
-        match = pattern.match(line)
-        if match:
-            return match.end()
-    return None
+    match = _BULLET.match(line)
+    if match is None and ":" in line:
+        match = _FIELD.match(line) or _GOOGLE_PARAMETER.match(line)
+    return match.end() if match else None
 
 
 def _breaks(before: str, line: str) -> bool:
@@ -131,34 +130,38 @@ def _without_code(lines: list[str]) -> Iterator[str]:
     """Drop doctests, literal blocks, directives and whole sections that hold code or names."""
     skip_deeper_than: int | None = None
     section_skipped = doctest = fenced = False
-    for position, line in enumerate(lines):
+    for line, following in itertools.zip_longest(lines, lines[1:], fillvalue=""):
         stripped = line.strip()
-        indent = len(line) - len(line.lstrip())
-        following = lines[position + 1] if position + 1 < len(lines) else ""
         if stripped.startswith("```"):
             fenced = not fenced
-        if fenced or stripped.startswith("```"):
-            continue
-        if not stripped:
+        elif not stripped and not fenced:
             doctest = False
             yield ""
+        if fenced or not stripped or stripped.startswith("```"):
             continue
+        indent = len(line) - len(line.lstrip())
         if skip_deeper_than is not None and indent > skip_deeper_than:
             continue
         skip_deeper_than = None
-        if _UNDERLINE.match(following):
+        if _is_underline(following):
             section_skipped = bool(_SKIPPED_SECTION.match(line))
             continue
         doctest = doctest or stripped.startswith((">>>", "In ["))
-        if section_skipped or doctest or _UNDERLINE.match(line):
+        if section_skipped or doctest or _is_underline(line):
             continue
-        if _ADMONITION.match(line):
+        if stripped.startswith(".. ") and (admonition := _ADMONITION.match(line)):
             yield ""
-            yield _ADMONITION.sub("", line)
-        elif _DIRECTIVE.match(line) or (_SKIPPED_SECTION.match(line)):
+            yield line[admonition.end() :]
+        elif stripped.startswith(".. ") or _SKIPPED_SECTION.match(line):
             skip_deeper_than = indent
         else:
             if stripped.endswith("::"):
                 skip_deeper_than = indent
                 line = line.rstrip()[:-1]
             yield line
+
+
+def _is_underline(line: str) -> bool:
+    """Whether a line is a row of one sign, which makes a heading of the line above it."""
+    signs = line.strip()
+    return len(signs) > 2 and signs[0] in "-=~^*`#\"'" and not signs.strip(signs[0])

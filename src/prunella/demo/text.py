@@ -26,7 +26,7 @@ SKIPPED_FOLDERS = {
     "transformers": frozenset({"models"}),
 }
 
-MOST_SOURCE_BYTES = 6_000_000
+MOST_SOURCE_BYTES = 5_000_000
 """Read of one package. More would take longer than the demo's minutes of training can use."""
 
 VALIDATION_SHARE = 6
