@@ -22,6 +22,7 @@ from transformers import (
 from prunella.checkpoint import open_checkpoint
 from prunella.errors import InputError
 from prunella.models import (
+    check_length,
     check_same_vocabulary,
     fetch,
     has_task_head,
@@ -186,6 +187,18 @@ def test_who_reads_token_types(tiny_checkpoint: Callable[..., Path]) -> None:
         f: takes_token_types(AutoConfig.from_pretrained(tiny_checkpoint(f))) for f in FAMILIES
     }
     assert answers == {"bert": True, "roberta": False, "distilbert": False, "electra": True}
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", 72), ("distilbert", 72), ("roberta", 71)])
+def test_rows_must_fit_the_positions(
+    tiny_checkpoint: Callable[..., Path], family: str, longest: int
+) -> None:
+    """RoBERTa's positions begin behind its padding index; the model itself is the judge."""
+    model: Any = load_encoder(open_checkpoint(tiny_checkpoint(family, "base")))
+    check_length("max_length", longest, model.config)
+    model(input_ids=torch.full((1, longest), 9))
+    with pytest.raises(InputError, match=f"max_length {longest + 1}.*{longest}.*--max-length"):
+        check_length("max_length", longest + 1, model.config)
 
 
 def test_the_tokenizer_comes_along(

@@ -72,7 +72,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 @contextmanager
 def canvas(size: tuple[float, float] = LARGE) -> Iterator[tuple[Figure, Axes]]:
     """A figure with one pair of axes in the house style; also save it inside the context."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(cast(Any, _STYLE)):
         figure = Figure(figsize=size, dpi=72, layout="constrained")
         yield figure, figure.add_subplot()
 
