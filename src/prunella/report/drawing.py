@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 from xml.sax.saxutils import quoteattr
 
 import matplotlib as mpl
