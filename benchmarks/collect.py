@@ -47,7 +47,17 @@ def _stage(step: dict[str, Any]) -> dict[str, Any]:
         "settings": {
             key: value
             for key, value in step["settings"].items()
-            if key not in ("out", "model", "teacher", "text", "validation_text", "train", "cache")
+            if key
+            not in (
+                "out",
+                "model",
+                "teacher",
+                "text",
+                "validation_text",
+                "train",
+                "validation",
+                "cache",
+            )
         },
         "metrics": step["metrics"],
         "seconds": step["seconds"],

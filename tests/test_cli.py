@@ -248,6 +248,24 @@ def test_log_and_trackers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     assert_refused(answer, "clearml", "install")
 
 
+def test_progress_in_a_terminal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as rich sees it
+    shown = bench(*bench.prune("--log-every", 1)).stderr
+    assert "3/3" in shown
+    assert "90.0 % zeros" in shown
+    failed = bench(*bench.prune(learning_rate=1e38, warmup=0, out=bench.out("nan"))).stderr
+    for text in (shown, failed):
+        assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0  # the cursor is back
+    assert failed.rfind("error: ") > failed.rfind("\x1b[?25h")
+
+
+def test_progress_in_a_log_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunella.training.progress._SECONDS_BETWEEN_LINES", 0.0)
+    answer = bench(*bench.prune("--log-every", 1, "--json"))
+    assert "prune: 3/3 loss" in answer.stderr
+    assert answer.document["stage"] == "prune"
+
+
 # --------------------------------------------------------------------------------- bad input
 
 

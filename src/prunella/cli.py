@@ -116,11 +116,11 @@ def _run(
     if dry_run:
         _emit(display.recipe_document(loaded), json, lambda: display.show_recipe(loaded))
         return
-    results = run_recipe(loaded, before=display.announce_step(loaded))
-    documents = [display.document(result) for result in results]
-    _emit(
-        {"recipe": loaded.name, "steps": documents}, json, lambda: display.show_run(loaded, results)
+    results = run_recipe(
+        loaded, before=display.announce_step(loaded), after=display.results_writer(loaded)
     )
+    document = display.results_document(loaded, results)
+    _emit(document, json, lambda: display.show_run(loaded, results))
 
 
 def _demo(

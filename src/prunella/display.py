@@ -124,6 +124,7 @@ def results_writer(recipe: Recipe) -> Callable[[Sequence[Any]], None]:
 
     def write(results: Sequence[Any]) -> None:
         if is_main():
+            recipe.out.mkdir(parents=True, exist_ok=True)
             write_json(recipe.out / "results.json", results_document(recipe, results))
 
     return write

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,34 @@ def _before_cleaning(number: int) -> None:
     loop.newest_state = wrapped
 
 
+def _between_renames(number: int) -> None:
+    """When the older checkpoint is out of the way and the new one not yet in its place."""
+    from prunella import checkpoint
+
+    original = checkpoint.os.rename
+
+    def wrapped(source: Any, target: Any) -> None:
+        if Path(source).name == "checkpoint":
+            _kill()
+        original(source, target)
+
+    checkpoint.os.rename = wrapped
+
+
+def _after_publishing(number: int) -> None:
+    from prunella import workspace
+
+    original = workspace.publish
+
+    def wrapped(draft: Path, final: Path) -> None:
+        original(draft, final)
+        _kill()
+
+    workspace.publish = wrapped
+
+
 def _stage(module: str, name: str) -> Callable[[int], None]:
     def fault(number: int) -> None:
-        from importlib import import_module
-
         _before(import_module(f"prunella.{module}"), name, _kill, number)
 
     return fault
@@ -198,6 +223,8 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "before-evaluation": _stage("stages.prune", "held_out"),
     "before-verification": _stage("stages.common", "verify_pattern"),
     "before-publishing": _stage("workspace", "publish"),
+    "between-renames": _between_renames,
+    "after-publishing": _after_publishing,
     "before-second-phase": _stage("stages.teach", "_train"),
     "teacher-cache-half-filled": _teacher_cache_half_filled,
     "full-disk": _full_disk_at_step,

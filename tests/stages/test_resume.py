@@ -166,7 +166,20 @@ def test_replacing_an_older_checkpoint(
     for fault in ("step:9", "before-publishing"):
         assert run_with(fault, [*anew, "--out", out], place.folder).code == -signal.SIGKILL
         assert_same_bits(arrays(out), older)
+    assert run_with("between-renames", [*anew, "--out", out], place.folder).code == -signal.SIGKILL
+    assert_same_bits(arrays(f"{out}.replaced"), older)
     assert_same_bits(finish(anew, out), pruned)
+    assert not Path(f"{out}.replaced").exists()
+
+
+def test_killed_when_all_is_done(
+    place: Place, prune_command: list[str], pruned: dict[str, np.ndarray]
+) -> None:
+    out = place.out("done")
+    ended = run_with("after-publishing", [*prune_command, "--out", out], place.folder)
+    assert ended.code == -signal.SIGKILL, ended.stderr
+    assert_same_bits(arrays(out), pruned)
+    assert main([*prune_command, "--out", out]) == 0
 
 
 @pytest.mark.parametrize("fault", ["step:3", "before-second-phase", "step:12"])

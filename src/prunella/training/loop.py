@@ -115,6 +115,8 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
             f"{plan.folder}: cannot write the training state ({_reason(error)}); free some space "
             "and repeat the command: it resumes from the last complete state"
         ) from error
+    finally:
+        trainer.progress.stop()
     if state and _step_of(state) == plan.steps:
         trainer.restore_masks(state)
     # accelerate leaves autocast around the model's forward; its own undoing of that also takes
@@ -186,8 +188,9 @@ class _Trainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(_MaskCallback(plan))
         self.add_callback(_LastLine())
+        self.progress = Progress(plan.label, plan.steps)
         if is_main():
-            self.add_callback(Progress(plan.label, plan.steps))
+            self.add_callback(self.progress)
 
     def get_train_dataloader(self) -> DataLoader:
         rank, world = self.args.process_index, self.args.world_size
