@@ -5,13 +5,19 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test sanitize check format bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/prunella demo
 
 test: $(INSTALLED)-test
 	$(BIN)/python -m pytest
+
+# The native engine's tests, with sanitizers for memory, undefined behaviour and races: minutes, and needs GCC.
+sanitize: $(INSTALLED)-test
+	$(PIP) cmake "nanobind>=3.1,<4"
+	$(BIN)/python tests/native/sanitize.py address
+	$(BIN)/python tests/native/sanitize.py thread
 
 check: $(INSTALLED)-dev
 	$(BIN)/ruff format --check src tests benchmarks

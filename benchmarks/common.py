@@ -135,8 +135,9 @@ def environment() -> dict[str, Any]:
 
 
 def command() -> str:
-    """How to repeat this run."""
-    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    """How to repeat this run; of paths only the names, as folders say nothing to a reader."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *words])
 
 
 def print_figures(figures: Sequence[Figure], title: str) -> None:

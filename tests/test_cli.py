@@ -294,6 +294,14 @@ COMMAND_LINE: dict[str, Case] = {
     "unknown role": (lambda b: b.prune(roles="querry"), ("querry", "query")),
     "negative weight": (lambda b: b.prune("--distillation.hidden", -1), ("distillation.hidden",)),
     "no steps": (lambda b: b.prune(steps=0), ("steps", "greater than or equal to 1")),
+    "two variables after one --set": (
+        lambda b: ["run", "r.yaml", "--set", "a=1", "b=2", "c=3"],
+        ("nothing takes 'b=2', 'c=3'", "--set b=2 --set c=3"),
+    ),
+    "two values after one flag": (
+        lambda b: b.prune("--roles", "query", "key"),
+        ("nothing takes 'key'", "repeat the flag"),
+    ),
 }
 
 

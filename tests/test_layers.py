@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from engine.conftest import tiny  # noqa: F401  (a fixture)
 
 SOURCE = Path(__file__).parent.parent / "src" / "prunella"
 
@@ -14,8 +18,23 @@ ROOMS = (
     ("errors", "processes", "roles"),
     ("settings", "packed"),
     ("checkpoint", "grid", "validation", "report"),
-    ("workspace", "packing", "inspection", "sparsity", "data", "quantization"),
-    ("distillation", "models"),
+    (
+        "workspace",
+        "packing",
+        "inspection",
+        "sparsity",
+        "data",
+        "quantization",
+        "engine",
+        "rows",
+        "onnx_graph",
+    ),
+    ("columns", "prediction_files"),
+    ("predicting",),
+    ("language_head",),
+    ("distillation", "models", "calibration"),
+    ("exporting",),
+    ("bench",),
     ("training",),
     ("teacher_cache",),
     ("stages",),
@@ -30,8 +49,12 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 ALLOWED = {("training", "teacher_cache")}
 TORCH_FREE = (
     "errors processes roles settings packed checkpoint grid validation workspace packing inspection "
+    "engine rows columns prediction_files predicting "
+    "bench.run bench.worker bench.engines bench.arms bench.rotation bench.table bench.workloads "
     "verbs recipe display cli report.tables report.terminal"
 ).split()
+# What loading a model takes; settings, and with them pydantic, would double its time.
+ENGINE_NEEDS = {"engine", "errors", "grid", "packed"}
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "accelerate", "matplotlib")
 
 
@@ -74,3 +97,48 @@ def test_the_runtime_imports_nothing_heavy(name: str) -> None:
     for path in paths:
         heavy = {item for item in imports_of(path, top=True) if item.split(".")[0] in HEAVY}
         assert not heavy, f"{path.name} imports {heavy} when it is imported"
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.glob("engine/*.py")), ids=lambda p: p.stem)
+def test_the_engine_needs_little_of_the_house(path: Path) -> None:
+    rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("prunella.")}
+    assert rooms <= ENGINE_NEEDS
+
+
+_WITHOUT_HEAVY = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+absent = set(sys.argv[2].split())
+sys.meta_path.insert(0, Absent())
+import prunella
+assert "numpy" not in sys.modules
+light = {"pydantic", "rich", "cyclopts", "yaml"}
+absent |= light
+model = prunella.load(sys.argv[1], threads=2)
+print(model("a text").label)
+absent -= light
+from prunella.cli import main
+assert main(["predict", sys.argv[1], "--text", "a text"]) == 0
+assert main(["bench", sys.argv[1], "--engines", "prunella", "--shapes", "1x4", "--seconds", "0.01",
+             "--threads", "1"]) == 0
+assert main(["export", sys.argv[1], "--onnx", "o.onnx"]) == 2
+"""
+
+
+def test_a_model_answers_with_nothing_heavy_installed(tiny: Any, tmp_path: Path) -> None:  # noqa: F811
+    path = tiny("bert", "SequenceClassification").packed.path
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _WITHOUT_HEAVY, str(path), " ".join(HEAVY)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    label = done.stdout.splitlines()[0]
+    assert f'"label": "{label}"' in done.stdout
+    assert 'install "prunella[train]"' in " ".join(done.stderr.split())

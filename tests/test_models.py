@@ -250,6 +250,18 @@ def test_a_name_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "more lines" not in str(caught.value)
 
 
+def test_a_hub_that_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    def snapshot_download(name: str, **kwargs: Any) -> str:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"did not give a model .*\(ConnectionResetError\)"):
+        fetch("someone/some-model")
+
+
 def test_a_local_folder_wins(
     tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,17 +16,21 @@ _SMALL = {
     "prune": "--steps 6 --length 16 --batch-tokens 256 --precision fp32 --threads 1 --cache cache",
     "transfer": "--steps 4 --precision fp32 --threads 1",
     "quantize": "--steps 4 --precision fp32 --threads 1",
+    "bench": "--engines prunella --shapes 1x4 --threads 1 --seconds 0.01",
 }
+SECTIONS = ("With your own model", "Run it")
+
+
+def blocks(section: str, language: str) -> list[str]:
+    text = README.read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands() -> list[list[str]]:
-    """The `prunella` commands of the section on one's own model."""
-    section = README.read_text(encoding="utf-8").split("## With your own model")[1]
-    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
-    assert block is not None
-    joined = block.group(1).replace("\\\n", " ")
-    lines = [line for line in joined.splitlines() if line.startswith("prunella ")]
-    return [shlex.split(line)[1:] for line in lines]
+    """The `prunella` commands of the sections on one's own model and on running it."""
+    joined = "\n".join(block for section in SECTIONS for block in blocks(section, "bash"))
+    lines = joined.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("prunella ")]
 
 
 def test_the_commands_of_the_readme_run(
@@ -46,12 +50,32 @@ def test_the_commands_of_the_readme_run(
     shutil.copytree(tiny_checkpoint("bert", "mlm"), tmp_path / "MODEL")
     monkeypatch.chdir(tmp_path)
     found = commands()
-    assert {command[0] for command in found} >= {"prune", "transfer", "quantize", "pack"}
+    assert {command[0] for command in found} >= {
+        "prune",
+        "transfer",
+        "quantize",
+        "pack",
+        "predict",
+        "bench",
+    }
     for command in found:
         small = _SMALL.get(command[0], "").split()
         length = ["--max-length", "32"] if command[0] in ("transfer", "quantize") else []
         assert main([*command, *small, *length]) == 0, command
     assert (tmp_path / "task.prn").stat().st_size > 0
+    rows = (tmp_path / "dev.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len((tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == len(rows)
+    (example,) = blocks("Run it", "python")
+    exec(compile(example, "README.md", "exec"), {})
+
+
+def test_every_link_leads_somewhere() -> None:
+    documents = [README, README.parent / "CONTRIBUTING.md", *README.parent.glob("docs/*.md")]
+    for document in documents:
+        links = re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8"))
+        for link in links:
+            if not link.startswith("http"):
+                assert (document.parent / link).exists(), f"{document.name}: {link}"
 
 
 def test_every_command_names_a_target_that_exists() -> None:

@@ -18,9 +18,10 @@ from prunella.settings import PruneSettings
 from prunella.workspace import Workspace, identity_of, open_workspace
 
 
-def identity(**changes: Any) -> dict[str, Any]:
+def identity(*, contents: str = "text", **changes: Any) -> dict[str, Any]:
     given = {"model": "bert", "text": ("a.txt",), "out": "out", "learning_rate": 1e-3}
-    return identity_of("prune", PruneSettings(**(given | changes)), {"model": "abc"})
+    data = {"text": contents}
+    return identity_of("prune", PruneSettings(**(given | changes)), {"model": "abc"}, data)
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ def finish(out: Path, **changes: Any) -> None:
     with opened(out, **changes) as workspace:
         workspace.draft.mkdir()
         (workspace.draft / "weights").write_text("first")
-        record = {"stage": "prune", "identity": {"sha256": workspace.identity["sha256"]}}
+        kept = {key: workspace.identity[key] for key in ("sha256", "data")}
+        record = {"stage": "prune", "identity": kept}
         write_json(workspace.draft / PROVENANCE, record)
         workspace.log.write_text('{"step": 1}\n')
         workspace.publish()
@@ -115,11 +117,24 @@ def test_nested_settings_and_parents_are_named(out: Path) -> None:
         pass
     with pytest.raises(InputError, match=r"distillation\.temperature: 2\.0 -> 4\.0"):
         opened(out, distillation={"logits": 0.5, "temperature": 4.0})
-    other = identity_of(
-        "prune", PruneSettings(model="bert", text=("a.txt",), out="out"), {"model": "x"}
-    )
+    settings = PruneSettings(model="bert", text=("a.txt",), out="out")
+    other = identity_of("prune", settings, {"model": "x"}, {"text": "text"})
     with pytest.raises(InputError, match="model: abc -> x"):
         open_workspace(str(out), other, overwrite=False)
+
+
+def test_a_run_on_edited_files_is_another_run(out: Path) -> None:
+    with opened(out):
+        pass
+    with pytest.raises(InputError, match=r"other settings \(text: other contents\)"):
+        opened(out, contents="edited")
+    finish(out)
+    with pytest.raises(InputError, match=r"another run's checkpoint \(text: other contents than"):
+        opened(out, contents="edited")
+    with opened(out, contents="edited", overwrite=True) as workspace:
+        assert not workspace.finished
+    with opened(out) as workspace:
+        assert workspace.finished
 
 
 def test_overwrite_discards_unfinished_work_of_other_settings(out: Path, partial: Path) -> None:
@@ -238,6 +253,7 @@ def test_the_root_folder_is_refused() -> None:
         {"distillation": {"hidden": 1.0}},
         {"precision": "fp32"},
         {"exclude": ("bert.pooler",)},
+        {"contents": "edited"},
     ],
 )
 def test_what_changes_the_result_changes_the_identity(change: dict[str, Any]) -> None:
@@ -254,7 +270,7 @@ def test_what_does_not_leaves_it(change: dict[str, Any]) -> None:
 def test_stage_and_parents_change_the_identity() -> None:
     settings = PruneSettings(model="bert", text=("a.txt",), out="out")
     hashes = [
-        identity_of(stage, settings, {part: digest})["sha256"]
+        identity_of(stage, settings, {part: digest}, {})["sha256"]
         for stage, part, digest in [
             ("prune", "model", "a"),
             ("teach", "model", "a"),

@@ -28,7 +28,7 @@ from prunella.roles import Role, role_of
 
 PROVENANCE = "prunella.json"
 FORMAT = 1
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
 _DTYPES |= {"I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1"}
@@ -95,7 +95,7 @@ class Checkpoint:
         """
         index = self.path / _INDEX
         if not index.exists():
-            return [self.path / _WEIGHTS]
+            return [self.path / WEIGHTS]
         listed = _read_json(index).get("weight_map")
         names = list(listed.values()) if isinstance(listed, dict) else []
         if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
@@ -151,9 +151,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: not a model directory, it holds no config.json")
-    if not (folder / _WEIGHTS).exists() and not (folder / _INDEX).exists():
+    if not (folder / WEIGHTS).exists() and not (folder / _INDEX).exists():
         raise InputError(
-            f"{folder}: no {_WEIGHTS} in this model directory; load the model with transformers "
+            f"{folder}: no {WEIGHTS} in this model directory; load the model with transformers "
             "and save it again with save_pretrained, which writes safetensors"
         )
     return Checkpoint(folder)

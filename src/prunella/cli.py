@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.exceptions import UnusedCliTokensError
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
@@ -32,6 +33,8 @@ _GROUPS: dict[type[BaseModel], Group] = {
     s.TrainingSettings: Group("Training", sort_key=6),
 }
 _OWN = Group("Settings", sort_key=1)
+# A text may begin with a hyphen, and "-" is standard input and output.
+_TAKES_ANY_WORD = {(s.PredictSettings, name) for name in ("text", "text_pair", "file", "out")}
 _GENERAL = Group("General", sort_key=9)
 
 Json = Annotated[
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 for bad input, 1 for a fault of ours, 130 when interrupted.
     """
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    tokens = _with_model_named(sys.argv[1:] if arguments is None else arguments)
     try:
         result = build_app()(
             tokens, exit_on_error=False, print_error=False, result_action="return_value"
@@ -60,6 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         return _fail(f"a fault in Prunella: {type(error).__name__}: {error}", _FAULT, tokens)
+
+
+def _with_model_named(tokens: Sequence[str]) -> list[str]:
+    """`prunella inspect model.prn` means `prunella inspect --model model.prn`."""
+    verb, *rest = tokens or [""]
+    takes_model = verb in VERBS and "model" in VERBS[verb].settings.model_fields
+    if takes_model and rest and not rest[0].startswith("-"):
+        return [verb, "--model", *rest]
+    return list(tokens)
 
 
 def build_app() -> App:
@@ -103,7 +115,10 @@ def _run(
     *,
     out: Annotated[str | None, Parameter(help="Folder instead of the recipe's own.")] = None,
     set: Annotated[
-        tuple[str, ...], Parameter(help="name=value for each variable of the recipe to change.")
+        tuple[str, ...],
+        Parameter(
+            help="name=value of a variable of the recipe to change; give --set once for each."
+        ),
     ] = (),
     dry_run: Annotated[
         bool, Parameter(help="Check the recipe, print its steps, and stop.")
@@ -172,7 +187,13 @@ def _sort_into_groups(kind: type[BaseModel], group: Group | None = None) -> None
         owner = next(c for c in reversed(kind.__mro__) if name in getattr(c, "__annotations__", {}))
         # Only what is on by default needs a flag that switches it off.
         negative = f"--no-{name}" if field.default is True else ()
-        field.metadata.append(Parameter(group=group or _GROUPS.get(owner, _OWN), negative=negative))
+        field.metadata.append(
+            Parameter(
+                group=group or _GROUPS.get(owner, _OWN),
+                negative=negative,
+                allow_leading_hyphen=(owner, name) in _TAKES_ANY_WORD,
+            )
+        )
         for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 _sort_into_groups(inner)
@@ -196,7 +217,19 @@ def _usage(error: CycloptsError) -> str:
         command = " ".join(error.command_chain or ())
         kind = VERBS[command].settings if command in VERBS else s.Settings
         return explain(cause, kind, f"prunella {command}")
+    if isinstance(error, UnusedCliTokensError):
+        return _unused(error)
     return " ".join(str(error).split())
+
+
+def _unused(error: UnusedCliTokensError) -> str:
+    """What to do about words that no flag takes."""
+    tokens = list(error.unused_tokens or ())
+    message = f"nothing takes {', '.join(map(repr, tokens))}"
+    if "run" in (error.command_chain or ()) and all("=" in token for token in tokens):
+        flags = " ".join(f"--set {token}" for token in tokens)
+        return f"{message}; each variable has a --set of its own: {flags}"
+    return f"{message}; a flag takes one value, repeat the flag for each (see --help)"
 
 
 def _fail(message: str, code: int, tokens: Sequence[str]) -> int:

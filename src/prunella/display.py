@@ -9,6 +9,7 @@ from rich.console import Console
 
 from prunella.checkpoint import write_json
 from prunella.inspection import Inspection
+from prunella.packed.sizes import Sizes
 from prunella.packing import Packed
 from prunella.processes import is_main
 from prunella.recipe import Recipe, Step
@@ -22,6 +23,13 @@ _NEXT = {
     "quantize": "prunella pack --model {out} --out {out}.prn",
 }
 _SHARES = {"accuracy", "f1", "mlm_accuracy"}
+_PARTS = {
+    "encoder": "encoder matrices",
+    "embeddings": "embedding tables",
+    "others": "head, biases, norms",
+    "files": "tokenizer, settings",
+    "header": "header, padding",
+}
 
 
 def document(result: Any) -> dict[str, Any]:
@@ -48,6 +56,8 @@ def show(result: Any) -> None:
         _show_stage(console, result)
     elif hasattr(result, "interval"):
         _show_evaluation(console, result)
+    elif hasattr(result, "show"):
+        result.show(console)
     else:
         console.print(f"written: {result}")
 
@@ -172,16 +182,11 @@ def _show_evaluation(console: Console, result: Any) -> None:
 
 def _show_packed(console: Console, packed: Packed) -> None:
     console.print(f"[bold]pack[/] -> {packed.path}  ({packed.weights} weights)")
-    console.print(_size_table(packed.sizes))
-    encoder = packed.sizes.encoder
-    console.print(
-        f"Papers would say {encoder.nominal_ratio:.0f}x: they count the non-zeros of the encoder "
-        f"alone. {encoder.bits_per_weight:.2f} bits an encoder weight, "
-        f"{100 * encoder.above_bound:.1f} % above the entropy of mask and values."
-    )
+    _show_sizes(console, packed.sizes)
 
 
-def _size_table(sizes: Any) -> Any:
+def _show_sizes(console: Console, sizes: Sizes) -> None:
+    """Each part of a packed file beside dense files, and what papers would say of it."""
     columns = [
         Column("part"),
         Column("on disk"),
@@ -190,18 +195,26 @@ def _size_table(sizes: Any) -> Any:
         Column("smaller than fp32", unit="times", numeric=True, format=".1f"),
         Column("zeros", unit="%", numeric=True, format=".1f"),
     ]
+    named = [(_PARTS[name], part) for name, part in sizes.parts.items()]
     rows = [
         [
             name,
             human_bytes(part.stored),
-            human_bytes(part.fp32),
-            human_bytes(part.int8),
-            part.true_ratio,
-            100 * part.sparsity,
+            *([human_bytes(part.fp32), human_bytes(part.int8)] if part.weights else ["–", "–"]),
+            part.true_ratio if part.weights else None,
+            100 * part.sparsity if part.weights else None,
         ]
-        for name, part in (("encoder matrices", sizes.encoder), ("whole file", sizes.model))
+        for name, part in (*named, ("whole file", sizes.model))
     ]
-    return table(columns, rows)
+    console.print(table(columns, rows))
+    encoder = sizes.encoder
+    if encoder.weights:
+        console.print(
+            f"Papers would say {encoder.nominal_ratio:.1f}x: they count the non-zeros of the "
+            f"encoder alone; in truth its matrices are {encoder.true_ratio:.1f}x smaller. "
+            f"{encoder.bits_per_weight:.2f} bits an encoder weight, "
+            f"{100 * encoder.above_bound:.1f} % above the entropy of mask and values."
+        )
 
 
 def _show_inspection(console: Console, found: Inspection) -> None:
@@ -229,7 +242,7 @@ def _show_inspection(console: Console, found: Inspection) -> None:
         )
     console.print(table(columns, rows))
     if found.packed is not None:
-        console.print(_size_table(found.packed))
+        _show_sizes(console, found.packed)
 
 
 def _target(step: Step) -> str:

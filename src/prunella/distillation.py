@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunella.errors import InputError
+from prunella.language_head import Head, divergence, last_matrix, stopped_before
 from prunella.models import takes_token_types
 from prunella.roles import layer_of, role_of
 from prunella.settings import DistillationSettings
@@ -26,6 +27,7 @@ class Features:
     """What one forward pass of a model shows.
 
     logits: [rows, classes] of a task, or [tokens, vocabulary] of masked language modelling.
+    head: Instead of the latter, what they are made of.
     hidden: per compared layer [tokens, width], real tokens only.
     relations: "query", "key", "value" of the compared layer, each [rows, length, width].
     """
@@ -33,6 +35,7 @@ class Features:
     logits: Tensor | None = None
     hidden: list[Tensor] = field(default_factory=list)
     relations: dict[str, Tensor] = field(default_factory=dict)
+    head: Head | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def forward(
     wanted: Wanted,
     *,
     tokens: Tensor | None = None,
+    before_logits: bool = False,
 ) -> Features:
     """Runs a model and collects features.
 
@@ -95,17 +99,26 @@ def forward(
         wanted: What to collect.
         tokens: For masked language modelling: flat indices of the tokens whose logits count. The
             head only runs on these, which saves most of its cost.
+        before_logits: Stop in front of the logits of these tokens and give the `head` instead,
+            where the model's head ends in one matrix.
     """
     inner: Any = model.module if hasattr(model, "module") else model
     kept = _accepted(inner, inputs)
-    with _record_relations(inner, wanted.relation) as relations, _only_tokens(inner, tokens):
+    matrix = last_matrix(inner) if before_logits and tokens is not None else None
+    stopped = stopped_before(matrix) if matrix else nullcontext([])
+    with (
+        _record_relations(inner, wanted.relation) as relations,
+        _only_tokens(inner, tokens),
+        stopped as heads,
+    ):
         output = model(**kept, output_hidden_states=bool(wanted.hidden), return_dict=True)
     real = inputs["attention_mask"].bool()
     logits = getattr(output, "logits", None) if wanted.logits or tokens is not None else None
+    logits = None if heads else logits
     if logits is not None and tokens is not None:
         logits = logits.reshape(-1, logits.shape[-1])
     hidden = [output.hidden_states[i + 1][real] for i in wanted.hidden]
-    return Features(logits, hidden, relations)
+    return Features(logits, hidden, relations, heads[0] if heads else None)
 
 
 def distillation_loss(
@@ -118,10 +131,7 @@ def distillation_loss(
     """The weighted signals, by name. `heads` is the number of relation heads."""
     losses: dict[str, Tensor] = {}
     if signals.logits:
-        assert student.logits is not None and teacher.logits is not None
-        losses["logits"] = signals.logits * logits_loss(
-            student.logits, teacher.logits, signals.temperature
-        )
+        losses["logits"] = signals.logits * _logits_signal(student, teacher, signals.temperature)
     if signals.hidden:
         losses["hidden"] = signals.hidden * hidden_loss(student.hidden, teacher.hidden)
     if signals.attention:
@@ -129,6 +139,14 @@ def distillation_loss(
             student.relations, teacher.relations, attention_mask, heads
         )
     return losses
+
+
+def _logits_signal(student: Features, teacher: Features, temperature: float) -> Tensor:
+    if student.head and teacher.head:
+        return divergence(student.head, teacher.head, temperature)
+    ours, theirs = (f.head.logits() if f.head else f.logits for f in (student, teacher))
+    assert ours is not None and theirs is not None
+    return logits_loss(ours, theirs, temperature)
 
 
 def logits_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

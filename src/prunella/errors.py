@@ -18,3 +18,8 @@ def failed_to_write(error: Exception) -> bool:
     if isinstance(error, OSError):
         return True
     return any(sign in str(error) for sign in _SIGNS_OF_FAILED_WRITING)
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

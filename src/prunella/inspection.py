@@ -72,6 +72,7 @@ class Inspection:
                     ("model", self.packed.model),
                 )
             }
+            document["packed"]["parts"] = self.packed.parts_to_json()
         return document
 
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from prunella.checkpoint import Checkpoint, open_checkpoint
-from prunella.errors import InputError
+from prunella.errors import InputError, first_line
 from prunella.quantization import load_scales, restore
 
 # RoBERTa and its like count positions from behind the padding index.
@@ -45,9 +45,9 @@ def fetch(model: str) -> Checkpoint:
         patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
         return open_checkpoint(snapshot_download(model, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{model}: no such folder, and the Hub did not give a model of that name ({reason})"
+            f"{model}: no such folder, and the Hub did not give a model of that name "
+            f"({first_line(error)})"
         ) from None
 
 
@@ -225,5 +225,6 @@ def _explained(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{checkpoint.path}: transformers cannot load it ({reason})") from error
+        raise InputError(
+            f"{checkpoint.path}: transformers cannot load it ({first_line(error)})"
+        ) from error

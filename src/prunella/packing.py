@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from prunella.checkpoint import PROVENANCE, Checkpoint, open_checkpoint, publish
+from prunella.checkpoint import PROVENANCE, WEIGHTS, Checkpoint, open_checkpoint, publish
 from prunella.errors import InputError
-from prunella.grid import WEIGHT_MAX, int_weights, load_scales, save_scales
+from prunella.grid import SCALES_FILE, WEIGHT_MAX, int_weights, load_scales, save_scales
 from prunella.packed.bf16 import from_bf16, to_bf16
+from prunella.packed.dense import dense_array
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packed.sizes import Sizes, sizes
 from prunella.packed.write import TensorSpec, write
-from prunella.roles import role_of
+from prunella.roles import is_embedding, role_of
 from prunella.settings import PackSettings, UnpackSettings
 
 # Files of a checkpoint that a deployment needs besides the weights.
@@ -31,9 +33,10 @@ _CARRIED = (
     "vocab.json",
     "merges.txt",
 )
+# What a model directory that nobody added to may hold.
+_OURS = {*_CARRIED, WEIGHTS, SCALES_FILE, "log.jsonl"}
 # A matrix with fewer zeros than this is smaller without a mask.
 _SPARSE = 0.05
-_EMBEDDING = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Packed:
             "sparsity": encoder.sparsity,
             "bits_per_weight": encoder.bits_per_weight,
             "above_entropy": encoder.above_bound,
+            "parts": self.sizes.parts_to_json(),
         }
 
 
@@ -81,20 +85,20 @@ def pack(settings: PackSettings) -> Packed:
     if weights == "auto":
         weights = "int8" if scales else "fp32"
     metadata = _metadata(checkpoint, weights, settings.embeddings)
+    files = {
+        name: (checkpoint.path / name).read_bytes()
+        for name in _CARRIED
+        if (checkpoint.path / name).exists()
+    }
     if out.exists() and not settings.overwrite:
-        found = open_packed(out)
-        if dict(found.metadata) == metadata:  # the same command again
+        found = _finished(out, metadata, files)
+        if found is not None:  # the same command again
             return Packed(out, weights, settings.embeddings, sizes(found))
         raise InputError(f"{out}: exists; choose another --out or pass --overwrite")
     tensors = [
         _spec(name, label, array, weights, settings.embeddings, scales or {})
         for name, label, array in checkpoint.arrays()
     ]
-    files = {
-        name: (checkpoint.path / name).read_bytes()
-        for name in _CARRIED
-        if (checkpoint.path / name).exists()
-    }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write(out, tensors, metadata, files)
@@ -103,42 +107,66 @@ def pack(settings: PackSettings) -> Packed:
     return Packed(out, weights, settings.embeddings, sizes(open_packed(out)))
 
 
+def _finished(
+    out: Path, metadata: Mapping[str, Any], files: Mapping[str, bytes]
+) -> PackedFile | None:
+    """What is there already, if it is what this command would write."""
+    try:
+        found = open_packed(out)
+        return found if found.metadata == metadata and found.files == files else None
+    except InputError:  # another kind of file, or a damaged one
+        return None
+
+
 def unpack(settings: UnpackSettings) -> Path:
     """Writes a packed file back as a Hugging Face model directory, in fp32.
 
     Raises:
-        InputError: If the file is damaged, or the folder exists or cannot be written.
+        InputError: If the file is damaged, or the folder exists, holds what is not a model
+            directory's, or cannot be written.
     """
     packed = open_packed(settings.model)
     packed.verify()
     out = Path(settings.out).absolute()
-    if out.exists() and not settings.overwrite:
-        raise InputError(f"{out}: exists; choose another --out or pass --overwrite")
-    draft = out.with_name(out.name + ".partial")
-    shutil.rmtree(draft, ignore_errors=True)
+    _check_replaceable(out, settings.overwrite)
     try:
-        draft.mkdir(parents=True)
-        for name, content in packed.files.items():
-            (draft / name).write_bytes(content)
-        arrays = {name: dense_array(packed, name) for name in packed.names}
-        save_file(arrays, draft / "model.safetensors", metadata={"format": "pt"})
-        scales = {n: s for n in packed.names if role_of(n) and (s := packed.scale(n)) is not None}
-        if scales:
-            save_scales(draft, scales)
-        publish(draft, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own: OUT.partial may hold the unfinished training of a stage.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True
+        ) as folder:
+            draft = Path(folder) / out.name
+            _write_checkpoint(packed, draft)
+            publish(draft, out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
     return out
 
 
-def dense_array(packed: PackedFile, name: str) -> np.ndarray:
-    """A tensor of a packed file as an ordinary array: int8 scaled, bf16 widened to fp32."""
-    array, scale = packed.tensor(name), packed.scale(name)
-    if scale is not None:
-        return array.astype(np.float32) * scale[:, None]
-    if packed.info(name).dtype == "bf16":
-        return from_bf16(array)
-    return np.ascontiguousarray(array)
+def _check_replaceable(out: Path, overwrite: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise InputError(f"{out}: exists; choose another --out or pass --overwrite")
+    found = {entry.name for entry in out.iterdir()} if out.is_dir() else {"a file"}
+    if foreign := sorted(found - _OURS):
+        shown = f"{', '.join(foreign[:3])}, ..." if len(foreign) > 3 else ", ".join(foreign)
+        raise InputError(
+            f"{out}: holds more than a model directory does ({shown}); --overwrite replaces model "
+            "directories alone: choose another --out, or remove it yourself"
+        )
+
+
+def _write_checkpoint(packed: PackedFile, folder: Path) -> None:
+    folder.mkdir()
+    for name, content in packed.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    arrays = {name: dense_array(packed, name) for name in packed.names}
+    save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+    scales = {n: s for n in packed.names if role_of(n) and (s := packed.scale(n)) is not None}
+    if scales:
+        save_scales(folder, scales)
 
 
 def _metadata(checkpoint: Checkpoint, weights: str, embeddings: str) -> dict[str, Any]:
@@ -164,12 +192,17 @@ def _spec(
     scales: dict[str, np.ndarray],
 ) -> TensorSpec:
     role = role_of(name) if array.ndim == 2 else None
-    table = role is None and array.ndim == 2 and f".{_EMBEDDING}." in f".{name}"
+    table = role is None and array.ndim == 2 and is_embedding(name)
     kind = weights if role else embeddings if table else "fp32"
     stored_as: str | None = {"BF16": "bf16"}.get(label)
     scale: np.ndarray | None = None
     if kind == "int8" and label in ("F32", "BF16", "F16"):
         wide = _widened(array, label)
+        if not np.isfinite(wide).all():
+            raise InputError(
+                f"{name}: holds numbers that are not finite, which int8 cannot express; train the "
+                "model again, or pack it with --weights fp32"
+            )
         scale = scales.get(name, row_scale(wide))
         array = (
             int_weights(wide, scale, name)

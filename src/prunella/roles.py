@@ -78,6 +78,17 @@ def role_of(name: str) -> Role | None:
     return None
 
 
+def is_embedding(name: str) -> bool:
+    """Whether a tensor lies in the embeddings: as a matrix it is a table, one row an entry.
+
+    >>> is_embedding("bert.embeddings.word_embeddings.weight")
+    True
+    >>> is_embedding("electra.embeddings_project.weight")
+    False
+    """
+    return ".embeddings." in f".{name}"
+
+
 def layer_of(name: str) -> int | None:
     """The index of the layer that a module belongs to; None outside the stack (the pooler)."""
     match = _LAYER.search(name)

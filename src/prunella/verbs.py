@@ -54,6 +54,9 @@ VERBS: dict[str, Verb] = {
         Verb("pack", s.PackSettings, "prunella.packing", False),
         Verb("unpack", s.UnpackSettings, "prunella.packing", False),
         Verb("inspect", s.InspectSettings, "prunella.inspection", False),
+        Verb("predict", s.PredictSettings, "prunella.predicting", False),
+        Verb("export", s.ExportSettings, "prunella.exporting", True),
+        Verb("bench", s.BenchSettings, "prunella.bench.run", False),
     )
 }
 

@@ -63,10 +63,24 @@ class Workspace:
         self.close()
 
 
-def identity_of(stage: str, settings: Settings, hashes: Mapping[str, str]) -> dict[str, Any]:
-    """What makes two runs the same: the stage, its settings and the models it starts from."""
+def identity_of(
+    stage: str, settings: Settings, hashes: Mapping[str, str], data: Mapping[str, str]
+) -> dict[str, Any]:
+    """What makes two runs the same: the stage, its settings, its models and its data.
+
+    Args:
+        stage: The verb.
+        settings: All of its settings.
+        hashes: Of the models it starts from, by their part ("model", "teacher").
+        data: Hashes of what the files hold that the settings name, by the setting.
+    """
     relevant = settings.model_dump(mode="json", exclude=_NO_INFLUENCE)
-    identity = {"stage": stage, "settings": relevant, "parents": dict(hashes)}
+    identity = {
+        "stage": stage,
+        "settings": relevant,
+        "parents": dict(hashes),
+        "data": dict(data),
+    }
     text = json.dumps(identity, sort_keys=True)
     return {**identity, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -90,9 +104,10 @@ def open_workspace(out: str, identity: Mapping[str, Any], *, overwrite: bool) ->
     if before and not overwrite:
         if before == identity["sha256"]:
             return Workspace(final, partial, identity, finished=True)
+        edited = _edited(final / PROVENANCE, identity)
         raise InputError(
-            f"{final}: exists and holds another run's checkpoint; choose another --out or pass "
-            "--overwrite"
+            f"{final}: exists and holds another run's checkpoint{edited}; choose another --out or "
+            "pass --overwrite"
         )
     if not _identity_in(partial / _RECORD) and _holds_files(partial):
         raise InputError(
@@ -148,6 +163,15 @@ def _identity_in(path: Path) -> str | None:
         return None
 
 
+def _edited(record: Path, identity: Mapping[str, Any]) -> str:
+    """Which files a finished run read with other contents: the settings do not show it."""
+    document = json.loads(record.read_text(encoding="utf-8"))
+    then, now = document.get("identity", document).get("data"), identity.get("data", {})
+    known = then if isinstance(then, dict) else {}
+    parts = [part for part in now if part in known and known[part] != now[part]]
+    return f" ({', '.join(parts)}: other contents than now)" if parts else ""
+
+
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     flat_before, flat_now = dict(_flatten(before)), dict(_flatten(now))
     names = [
@@ -155,7 +179,12 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         for key in sorted(flat_before.keys() | flat_now.keys())
         if key != "sha256" and flat_before.get(key) != flat_now.get(key)
     ]
-    shown = [f"{n.split('.', 1)[-1]}: {flat_before.get(n)} -> {flat_now.get(n)}" for n in names[:4]]
+    shown = [
+        f"{n.removeprefix('data.')}: other contents"
+        if n.startswith("data.")
+        else f"{n.split('.', 1)[-1]}: {flat_before.get(n)} -> {flat_now.get(n)}"
+        for n in names[:4]
+    ]
     return "; ".join(shown) + ("; ..." if len(names) > 4 else "")
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunella.data import readers
-from prunella.data.readers import read_table
+from prunella.data.readers import content_hash, read_table
 from prunella.errors import InputError
 
 TEXTS = ['say "no", twice', "naïve\u2028break", "tab-free"]
@@ -232,3 +232,16 @@ def test_a_hub_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers.datasets, "load_dataset", load)
     with pytest.raises(InputError, match="split 'dev': Unknown split"):
         read_table("hub:imdb", "dev")
+
+
+def test_the_hash_is_of_the_contents(tmp_path: Path) -> None:
+    plain, other = tmp_path / "a.csv", tmp_path / "b.csv.gz"
+    plain.write_bytes(CONTENTS["t.csv"])
+    other.write_bytes(gzip.compress(CONTENTS["t.csv"]))
+    before = content_hash(str(plain))
+    assert content_hash(str(other)) == before
+    plain.write_bytes(CONTENTS["t.csv"].replace(b"naive", b"navie") + b"one more,a\r\n")
+    assert content_hash(str(plain)) != before
+    assert content_hash("hub:owner/a") != content_hash("hub:owner/b")
+    with pytest.raises(InputError, match=r"no such file.*did you mean 'a\.csv'"):
+        content_hash(str(tmp_path / "aa.csv"))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunella.data import sources
-from prunella.data.sources import resolve
+from prunella.data.sources import content_hash, resolve
 from prunella.errors import InputError
 
 
@@ -179,3 +179,17 @@ def test_hub_data_set_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(InputError, match="hub:owner/name: cannot be loaded: it is not there"):
         resolve(["hub:owner/name"])
+
+
+def test_the_hash_is_of_the_contents(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "1.txt", "a\n\nb\n"), write(tmp_path / "2.txt", "c\n")
+    before = content_hash([one, two])
+    assert content_hash([str(tmp_path / "?.txt")]) == before
+    assert content_hash([two, one]) != before  # another order of documents
+    assert content_hash([one]) != before
+    write(tmp_path / "2.txt", "d\n")
+    assert content_hash([one, two]) != before
+    assert content_hash(["hub:owner/a"]) != content_hash(["hub:owner/b"])
+    assert content_hash([one, "hub:owner/a"]) != content_hash([one])
+    with pytest.raises(InputError, match="there is no such file"):
+        content_hash([one, str(tmp_path / "3.txt")])

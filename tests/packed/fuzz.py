@@ -2,13 +2,18 @@
 
 Every mutated file must either be refused with an InputError or be read without contradiction.
 Half of the mutants get their checksums made right again, so that they reach the parser and the
-decoders behind them. Any other exception, a run of more than 5 seconds, or more memory than the
-format's bound ends the fuzzing with exit code 1 and leaves the file behind.
+decoders behind them. Any other exception, a run of more than 5 seconds of processor time, or more
+memory than the format's bound ends the fuzzing with exit code 1 and leaves the file behind.
+
+With --engine the seeds are tiny models, three quarters of the mutants have right checksums, and
+what the reader accepts is compiled and run, by any of the instruction sets. A crash of the native
+half, which no exception tells of, leaves the file behind too.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import random
 import resource
@@ -180,8 +185,39 @@ def use(packed: PackedFile) -> None:
             assert not len(rows.indices) or rows.indices.max() < info.shape[1]
 
 
+def run_model(packed: PackedFile, rng: random.Random) -> None:
+    """Compiles a model and lets it answer; each answer has the shape that it promised.
+
+    Raises:
+        InputError: If the engine refuses the file.
+    """
+    from prunella.engine.compiled import compile_model, usable_isas  # only --engine needs one
+
+    weights: Any = rng.choice((None, None, "int8", "bf16", "fp32"))
+    model = compile_model(packed, rng.choice((1, 1, 2)), rng.choice(usable_isas()), weights)
+    words = next(n for n in packed.names if n.endswith("embeddings.word_embeddings.weight"))
+    vocabulary = packed.info(words).shape[0]
+    lengths = np.array(rng.choice(([1], [5, 1, 9], [20, 3])), np.int32)
+    total = int(lengths.sum())
+    ids = np.array([rng.randrange(max(1, vocabulary)) for _ in range(total)], np.int32)
+    types, rows = np.zeros(total, np.int32), np.arange(total, dtype=np.int32)[:: rng.choice((1, 3))]
+    try:
+        answers = model.run(ids, types, lengths, rows)
+        states = model.hidden_states(ids, types, lengths)
+    except ValueError:  # a table of fewer rows than these tokens need
+        return
+    assert answers.shape == (len(rows), model.width)
+    assert states.shape == (total, model.hidden)
+    assert model.memory > 0
+    assert model.describe()
+
+
 def fuzz(
-    runs: int, seed: int, judge: Callable[[bytes, Callable[[], None]], None] | None = None
+    runs: int,
+    seed: int,
+    judge: Callable[[bytes, Callable[[], None]], None] | None = None,
+    *,
+    engine: bool = False,
 ) -> Counter[str]:
     """Reads `runs` mutants; counts, for each kind of mutation, how many were refused or accepted.
 
@@ -189,17 +225,29 @@ def fuzz(
         runs: Mutants to read.
         seed: Of the mutations.
         judge: Called with every mutant and the attempt to read it, instead of the bare attempt.
+        engine: Mutate models, and run those that are accepted.
     """
     rng = random.Random(seed)
-    honest = seeds()
+    honest, mutations = seeds(), MUTATIONS
+    if engine:
+        from packed.mutated_models import change_configuration, change_model, honest_models
+
+        import prunella.engine.compiled  # noqa: F401  # now, or the first mutant would pay for it
+
+        honest = honest_models()
+        mutations = [*MUTATIONS, change_configuration, change_configuration]
+        mutations += [change_model] * 4
     counts: Counter[str] = Counter()
     for _ in range(runs):
-        mutate = rng.choice(MUTATIONS)
+        mutate = rng.choice(mutations)
         mutant = mutate(rng, rng.choice(honest))
 
         def attempt(mutant: bytes = mutant, kind: str = mutate.__name__) -> None:
             try:
-                use(read_packed(mutant, Path("mutant.prn")))
+                packed = read_packed(mutant, Path("mutant.prn"))
+                use(packed)
+                if engine:
+                    run_model(packed, rng)
                 assert kind != "change_file" or mutant in honest, "damage went unnoticed"
                 counts[f"{kind}: accepted"] += 1
             except InputError:
@@ -214,28 +262,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", action="store_true", help="compile and run what is accepted")
     arguments = parser.parse_args()
     gibibyte = 1 << 30
     resource.setrlimit(resource.RLIMIT_AS, (2 * gibibyte, 2 * gibibyte))
-    signal.signal(signal.SIGALRM, _hang)
+    signal.signal(signal.SIGPROF, _hang)
+    faulthandler.enable()
+    failure = Path("fuzz-failure.prn")
     slowest = 0.0
 
     def judge(mutant: bytes, attempt: Callable[[], None]) -> None:
         nonlocal slowest
-        start = time.perf_counter()
-        signal.setitimer(signal.ITIMER_REAL, 5)
+        if arguments.engine:  # native code may die without another word, or never return
+            failure.write_bytes(mutant)
+            faulthandler.dump_traceback_later(120, exit=True)
+        start = time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, 5)
         try:
             attempt()
         except BaseException:
-            Path("fuzz-failure.prn").write_bytes(mutant)
-            print("failed; the file is fuzz-failure.prn")
+            failure.write_bytes(mutant)
+            print(f"failed; the file is {failure}")
             raise
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        slowest = max(slowest, time.perf_counter() - start)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        slowest = max(slowest, time.process_time() - start)
 
     start = time.perf_counter()
-    counts = fuzz(arguments.runs, arguments.seed, judge)
+    counts = fuzz(arguments.runs, arguments.seed, judge, engine=arguments.engine)
+    faulthandler.cancel_dump_traceback_later()
+    failure.unlink(missing_ok=True)
     for kind, count in sorted(counts.items()):
         print(f"{count:8} {kind}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -13,3 +13,11 @@ def test_thousands_of_mutants_are_refused_or_read() -> None:
     # Those with right checksums must get past the parser, or the decoders were never tried.
     assert counts["change_sections: accepted"] > 100
     assert counts["change_tensor: accepted"] > 100
+
+
+def test_hundreds_of_mutated_models_are_refused_or_run() -> None:
+    counts = fuzz(runs=600, seed=2, engine=True)
+    assert sum(counts.values()) == 600
+    for kind in ("change_model", "change_configuration"):
+        assert counts[f"{kind}: refused"] > 20
+        assert counts[f"{kind}: accepted"] > 20

@@ -69,6 +69,16 @@ def read_table(source: str, split: str | None = None) -> datasets.Dataset:
         raise InputError(f"{source}: broken description of its columns ({error})") from None
 
 
+def content_hash(source: str) -> str:
+    """A hash of what a file of rows holds; a data set of the Hub counts by its name.
+
+    Raises:
+        InputError: The file is missing or cannot be read.
+    """
+    data = source.encode() if source.startswith("hub:") else _read_bytes(Path(source))
+    return hashlib.sha256(data).hexdigest()
+
+
 def _parser(path: Path) -> Callable[[bytes, str], pa.Table]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _DECOMPRESS:

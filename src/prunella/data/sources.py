@@ -156,6 +156,20 @@ def resolve(sources: Sequence[str]) -> list[Source]:
     return list(found.values())
 
 
+def content_hash(sources: Sequence[str]) -> str:
+    """Return a hash of what the sources hold, whatever their files are called.
+
+    Data sets of the Hub count by their name: to look inside, they would have to be loaded.
+
+    Raises:
+        InputError: As `resolve` and `TextFile.digest`.
+    """
+    hub = [source for source in sources if source.startswith("hub:")]
+    files = [source for source in sources if not source.startswith("hub:")]
+    digests = [found.digest() for found in resolve(files)] if files else []
+    return hashlib.sha256("\n".join([*digests, *hub]).encode()).hexdigest()
+
+
 def _matches(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():

@@ -147,6 +147,12 @@ class PackedFile:
                     raise Malformed("it has another number of non-zeros than it claims")
             self.scale(info.name)
 
+    def release(self) -> None:
+        """Lets go of the file's pages in memory; what is read again comes back from the disk."""
+        whole = self._data.obj
+        if isinstance(whole, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            whole.madvise(mmap.MADV_DONTNEED)
+
     @cached_property
     def _by_name(self) -> dict[str, TensorInfo]:
         return {tensor.name: tensor for tensor in self.header.tensors}

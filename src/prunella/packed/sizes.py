@@ -11,6 +11,7 @@ import numpy as np
 
 from prunella.packed.layout import TensorInfo
 from prunella.packed.read import PackedFile
+from prunella.roles import is_embedding
 
 _SLICE = 1 << 20  # bincount widens its input to 8 bytes an element
 
@@ -95,6 +96,8 @@ class Sizes:
         tensors: (what the header tells of it, its measure) of every tensor.
         encoder: The matrices that have a role, with their scales: what pruning is about. Biases,
             LayerNorm, embeddings and heads have no role and are not in it.
+        embeddings: The embedding tables.
+        others: All other tensors: task head, biases, LayerNorm.
         model: All tensors and all else in the file, so that `model.stored` is its length. Carried
             files count here though the dense figures beside it have none.
         files: Stored bytes of each carried file.
@@ -104,10 +107,34 @@ class Sizes:
 
     tensors: tuple[tuple[TensorInfo, Measure], ...]
     encoder: Measure
+    embeddings: Measure
+    others: Measure
     model: Measure
     files: dict[str, int]
     header: int
     padding: int
+
+    @property
+    def parts(self) -> dict[str, Measure]:
+        """The whole file cut into parts, which add up to `model`."""
+        return {
+            "encoder": self.encoder,
+            "embeddings": self.embeddings,
+            "others": self.others,
+            "files": Measure(other=sum(self.files.values())),
+            "header": Measure(other=self.header + self.padding),
+        }
+
+    def parts_to_json(self) -> dict[str, dict[str, int]]:
+        """Bytes on disk of each part, beside what dense files take for its tensors."""
+        return {
+            name: {
+                "bytes": part.stored,
+                "dense_fp32_bytes": part.fp32,
+                "dense_int8_bytes": part.int8,
+            }
+            for name, part in self.parts.items()
+        }
 
 
 def sizes(packed: PackedFile) -> Sizes:
@@ -117,14 +144,23 @@ def sizes(packed: PackedFile) -> Sizes:
     files = {name: section.length for name, section in packed.header.files.items()}
     parts = sum(section.length for _, section in packed.header.sections())
     rest = Measure(other=packed.size - parts + sum(files.values()))
+    groups: dict[str, list[Measure]] = {"encoder": [], "embeddings": [], "others": []}
+    for info, measure in tensors:
+        groups[_group(info)].append(measure)
     return Sizes(
         tensors=tensors,
-        encoder=_total(measure for info, measure in tensors if info.role),
+        **{group: _total(measures) for group, measures in groups.items()},
         model=_total([*(measure for _, measure in tensors), rest]),
         files=files,
         header=packed.header_bytes,
         padding=packed.size - parts - packed.header_bytes,
     )
+
+
+def _group(info: TensorInfo) -> str:
+    if info.role:
+        return "encoder"
+    return "embeddings" if len(info.shape) == 2 and is_embedding(info.name) else "others"
 
 
 def entropy(counts: np.ndarray) -> float:

@@ -9,10 +9,13 @@ from prunella.settings.base import (
     TrainingSettings,
 )
 from prunella.settings.stages import (
+    BenchSettings,
     EvaluateSettings,
+    ExportSettings,
     FineTuneSettings,
     InspectSettings,
     PackSettings,
+    PredictSettings,
     PruneSettings,
     QuantizeSettings,
     TaskSettings,
@@ -22,12 +25,15 @@ from prunella.settings.stages import (
 )
 
 __all__ = [
+    "BenchSettings",
     "DistillationSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FineTuneSettings",
     "InspectSettings",
     "OutputSettings",
     "PackSettings",
+    "PredictSettings",
     "PruneSettings",
     "PruningSettings",
     "QuantizeSettings",

@@ -169,3 +169,111 @@ class UnpackSettings(OutputSettings):
 
     model: str
     """Packed file."""
+
+
+class ExportSettings(Settings):
+    """Writes a checkpoint as ONNX, for ONNX Runtime, OpenVINO and others.
+
+    One file, any batch and any length; needs "prunella[train,export]". Int8 keeps the grid of a quantised checkpoint's weights. Its activations have a range of each token's own, which no standard operator has; see --activations.
+    """
+
+    model: str
+    """Checkpoint folder or Hub name, with a head for sequences, tokens, spans or masked words, or without one."""
+    onnx: str
+    """File to write, usually *.onnx."""
+    weights: Literal["auto", "fp32", "int8"] = "auto"
+    """Encoder matrices: auto is int8 after quantize, else fp32; int8 rounds what is not quantised yet."""
+    activations: Literal["static", "dynamic", "float"] = "static"
+    """In int8. static: one range a matrix, found on text; the fastest in ONNX Runtime and OpenVINO alike. dynamic: the range of each batch (padding included), needs no text; as fast in ONNX Runtime, 7 times slower in OpenVINO. float: bytes for weights only; nearest to the checkpoint, but no faster than fp32 in ONNX Runtime, and nearly as fast as static in OpenVINO, which makes bytes of activations itself."""
+    calibrate: str | None = None
+    """Text for static ranges: a table with a text column, or a text a line; by default the rows that the checkpoint was trained on."""
+    texts: Count = 128
+    """Texts to find static ranges on."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+
+class BenchSettings(Settings):
+    """Measures a packed model beside ONNX Runtime, OpenVINO and PyTorch, dense and sparse.
+
+    The engines take turns, one call each, so that a machine that slows down slows all alike. Other engines need "prunella[train,peers]"; those that are not installed are left out. With BERT-Base all of it takes some twenty minutes and 15 GB; fewer --engines, --arms or --shapes take less.
+    """
+
+    model: str
+    """Packed file."""
+    shapes: str = "1x16,1x128,1x384,8x128,32x128"
+    """Batch x tokens, between commas; empty for --texts alone."""
+    threads: str = "1,2"
+    """Counts of CPU threads, between commas."""
+    engines: str = "prunella,onnxruntime,openvino,pytorch"
+    """Engines, between commas."""
+    arms: str | None = None
+    """Forms of the model, between commas: dense or sparse, then fp32, bf16 or int8 ("sparse-int8"). By default dense-fp32, dense-int8, sparse-int8 and sparse-bf16, or sparse-fp32 where the processor knows no bf16."""
+    dense: str | None = None
+    """Checkpoint folder of the dense parent, with the same head; by default the zeros are filled at random."""
+    texts: str | None = None
+    """Real texts as well, one a line or JSON lines: padded for the others, not for this engine; and the same batches with all lengths made equal."""
+    batch: Count = 32
+    """Texts in a batch."""
+    batches: Count = 4
+    """Batches of texts."""
+    max_length: Annotated[int, Field(ge=8)] = 384
+    """Longer texts are cut to this many tokens."""
+    seconds: Positive = 3.0
+    """Timed seconds for each arm and shape, on average; at least five rounds."""
+    out: str | None = None
+    """JSON file for all that was measured."""
+    overwrite: bool = False
+    """Replace that file."""
+
+
+class PredictSettings(Settings):
+    """Answers for texts with a packed model: labels, entities, answers, masked words, embeddings."""
+
+    model: str
+    """Packed file."""
+    text: tuple[str, ...] = ()
+    """A text (in question answering the question); give --text once for each."""
+    text_pair: tuple[str, ...] = ()
+    """The second text of a pair (in question answering the context), once for each --text."""
+    file: str | None = None
+    """Instead of texts: a file of them, jsonl, csv, tsv or plain lines (also .gz, .xz), or "-" for standard input."""
+    out: str | None = None
+    """Results of FILE, one JSON object a line, or "-" for standard output. Until all are there they are in OUT.partial, from which the same command goes on if it was interrupted."""
+    overwrite: bool = False
+    """Replace OUT, and discard results of an interrupted run."""
+    format: Literal["auto", "jsonl", "csv", "tsv", "text"] = "auto"
+    """Format of FILE; auto goes by its name, on standard input by its first line."""
+    columns: tuple[str, ...] = ()
+    """Column of the text; give --columns once more for the second text of a pair. By default those of training, or the usual names."""
+    task: (
+        Literal[
+            "classification",
+            "multi-label",
+            "regression",
+            "token-classification",
+            "question-answering",
+            "fill-mask",
+            "embedding",
+        ]
+        | None
+    ) = None
+    """Use the model for this instead of what its head is for; embedding always works."""
+    top_k: Count | None = None
+    """Classes, answers or masked words to name for each text."""
+    threshold: float | None = None
+    """Probability from which a label counts (multi-label), or score from which there is no answer."""
+    no_answer: bool = False
+    """Questions may have no answer (SQuAD v2)."""
+    pooling: Literal["mean", "cls"] | None = None
+    """Embeddings: mean of all tokens (the default), or the first token."""
+    normalize: bool = False
+    """Embeddings of length 1."""
+    max_length: Count | None = None
+    """Tokens of a sequence at most; by default what the model takes. Longer texts are cut, or read in windows."""
+    skip_bad: bool = False
+    """Report bad rows with their line, pass over them and count them; otherwise the first one ends the run."""
+    threads: Count | None = None
+    """CPU threads; by default one for each core."""
+    batch_tokens: Count | None = None
+    """Tokens that run through the model at once; more need more memory."""

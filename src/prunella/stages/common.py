@@ -64,11 +64,21 @@ def run_stage(
     stage: str,
     settings: OutputSettings,
     parents: Mapping[str, Checkpoint | None],
+    data: Mapping[str, str],
     body: Callable[[Workspace], Outcome],
 ) -> Result:
-    """Runs a stage in its working folder and publishes its checkpoint, whole or not at all."""
+    """Runs a stage in its working folder and publishes its checkpoint, whole or not at all.
+
+    Args:
+        stage: The verb.
+        settings: Its settings.
+        parents: The models it starts from, by their part.
+        data: Hashes of the contents of the files that it reads, by the setting that names them: a
+            run on a file that was edited since is another run.
+        body: Does the work.
+    """
     hashes = {part: parent.weights_hash for part, parent in parents.items() if parent}
-    identity = identity_of(stage, settings, hashes)
+    identity = identity_of(stage, settings, hashes, data)
     workspace = _open_together(settings, identity)
     if workspace.finished:
         found = json.loads((workspace.out / PROVENANCE).read_text(encoding="utf-8"))
@@ -108,7 +118,7 @@ def _save(
             sparsity=saved.sparsity(),
             metrics=outcome.metrics,
             seconds=outcome.metrics.pop("seconds", seconds),
-            identity={"sha256": workspace.identity["sha256"]},
+            identity={key: workspace.identity[key] for key in ("sha256", "data")},
             **outcome.more,
         )
         roles = [t for t in saved.tensors if t.role]

@@ -24,7 +24,7 @@ from prunella.sparsity.masks import Masks
 from prunella.sparsity.schedules import rewound_factor
 from prunella.sparsity.targets import Target, find_targets, pruned_parameters
 from prunella.stages.common import Outcome, Result, eval_mode, run_stage
-from prunella.stages.text import Text, open_text
+from prunella.stages.text import Text, open_text, text_hashes
 from prunella.training.loop import Plan, train, uses_bf16
 from prunella.training.mlm import MlmLoss, Teacher, held_out
 from prunella.workspace import Workspace
@@ -42,6 +42,7 @@ def prune(settings: PruneSettings) -> Result:
         "prune",
         settings,
         {"model": student, "teacher": teacher},
+        text_hashes(settings),
         lambda workspace: _prune(settings, student, teacher, workspace),
     )
 

@@ -20,6 +20,7 @@ from prunella.stages.task import (
     load_task_model,
     open_task,
     summary_figures,
+    task_hashes,
     task_record,
     validation_figures,
 )
@@ -47,6 +48,7 @@ def quantize(settings: QuantizeSettings) -> Result:
         "quantize",
         settings,
         {"model": source, "teacher": teacher},
+        task_hashes(settings),
         lambda workspace: _quantize(settings, source, teacher, workspace),
     )
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerFast
 
 from prunella.checkpoint import Checkpoint
+from prunella.data.readers import content_hash
 from prunella.data.task_batches import EncodedTask, TaskBatches, encode
 from prunella.data.tasks import TaskData, load_task
 from prunella.distillation import Wanted, relation_heads, wanted_features
@@ -80,6 +81,12 @@ def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoin
 
     validation = encoded(held_out) if held_out else None
     return Task(rows.kind, rows.label_names, encoded(rows), validation, tokenizer)
+
+
+def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
+    """Hashes of the rows that a stage reads, as `run_stage` takes them."""
+    sources = {"train": settings.train, "validation": settings.validation}
+    return {part: content_hash(source) for part, source in sources.items() if source}
 
 
 def hub_split(source: str, split: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import (
 
 from prunella.checkpoint import Checkpoint
 from prunella.data.vocabulary import train_wordpiece
-from prunella.errors import InputError
+from prunella.errors import InputError, first_line
 from prunella.models import (
     fetch,
     keep_pooler,
@@ -33,7 +34,7 @@ from prunella.sparsity.masks import Masks
 from prunella.sparsity.schedules import linear_factor
 from prunella.sparsity.targets import find_targets, pruned_parameters
 from prunella.stages.common import Outcome, Result, main_first, run_stage
-from prunella.stages.text import Text, open_text
+from prunella.stages.text import Text, open_text, text_hashes
 from prunella.training.loop import Plan, Summary, train, uses_bf16
 from prunella.training.mlm import MlmLoss, held_out
 from prunella.workspace import Workspace
@@ -48,8 +49,16 @@ def teach(settings: TeachSettings) -> Result:
     if (settings.model is None) == (settings.config is None):
         raise InputError("teach starts from either --model or --config; give exactly one")
     source = fetch(settings.model) if settings.model else None
+    data = text_hashes(settings)
+    if isinstance(settings.config, str):
+        values = json.dumps(_read_configuration(settings.config), sort_keys=True, default=str)
+        data["config"] = hashlib.sha256(values.encode()).hexdigest()
     return run_stage(
-        "teach", settings, {"model": source}, lambda workspace: _teach(settings, source, workspace)
+        "teach",
+        settings,
+        {"model": source},
+        data,
+        lambda workspace: _teach(settings, source, workspace),
     )
 
 
@@ -166,8 +175,9 @@ def _from_configuration(
             keep_pooler(model, AutoModel.from_config(config))
             return model, made
     except (ValueError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"config: transformers cannot build this model ({reason})") from error
+        raise InputError(
+            f"config: transformers cannot build this model ({first_line(error)})"
+        ) from error
 
 
 def _read_configuration(config: dict[str, Any] | str | None) -> dict[str, Any]:

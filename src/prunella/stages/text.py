@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prunella.data.corpus import Corpus, split, tokenize_corpus
 from prunella.data.mlm_batches import MlmBatches, evaluation_batches, special_ids
+from prunella.data.sources import content_hash
 from prunella.models import check_length
 from prunella.settings import TextSettings
 from prunella.stages.common import main_first
@@ -93,6 +94,12 @@ def open_text(
 
     train, validation = main_first(tokenized)
     return Text(train, validation, settings, tokenizer, token_types)
+
+
+def text_hashes(settings: TextSettings) -> dict[str, str]:
+    """Hashes of the text that a stage reads, as `run_stage` takes them."""
+    sources = {"text": settings.text, "validation_text": settings.validation_text}
+    return {part: content_hash(files) for part, files in sources.items() if files}
 
 
 def cache_folder(cache: str | None) -> Path:

@@ -17,6 +17,7 @@ from prunella.stages.task import (
     load_task_model,
     open_task,
     summary_figures,
+    task_hashes,
     task_record,
     validation_figures,
 )
@@ -39,6 +40,7 @@ def transfer(settings: TransferSettings) -> Result:
         "transfer",
         settings,
         {"model": source, "teacher": teacher},
+        task_hashes(settings),
         lambda workspace: _transfer(settings, source, teacher, workspace),
     )
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from prunella.errors import InputError, failed_to_write
+from prunella.errors import InputError, failed_to_write, first_line
 from prunella.processes import is_main, world_size
 from prunella.settings import TrainingSettings
 from prunella.sparsity.masks import Masks
@@ -364,7 +364,7 @@ def _freeze(model: nn.Module, frozen: tuple[str, ...]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _step_of(state: Path) -> int:

@@ -33,11 +33,16 @@ class Teacher:
     bf16: bool
 
     def features(
-        self, inputs: Mapping[str, Tensor], wanted: Wanted, tokens: Tensor | None
+        self,
+        inputs: Mapping[str, Tensor],
+        wanted: Wanted,
+        tokens: Tensor | None,
+        *,
+        before_logits: bool = False,
     ) -> Features:
         device = inputs["input_ids"].device.type
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            return forward(self.model, inputs, wanted, tokens=tokens)
+            return forward(self.model, inputs, wanted, tokens=tokens, before_logits=before_logits)
 
 
 class MlmLoss:
@@ -60,13 +65,14 @@ class MlmLoss:
     def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         labels = inputs["labels"].reshape(-1)
         tokens = self._tokens(inputs["attention_mask"].reshape(-1), labels)
-        student = forward(model, inputs, self.ours, tokens=tokens)
+        # Logits of all tokens would take more memory than the rest of the training.
+        student = forward(model, inputs, self.ours, tokens=tokens, before_logits=self.ours.logits)
         losses: dict[str, Tensor] = {}
-        if self.weight and tokens is not None and student.logits is not None:
-            losses["mlm"] = self.weight * F.cross_entropy(student.logits.float(), labels[tokens])
+        if self.weight and tokens is not None:
+            losses["mlm"] = self.weight * _mlm_loss(student, labels[tokens])
         if self.teacher is not None:
             shown = self.teacher.features(
-                inputs, self.theirs, tokens if self.theirs.logits else None
+                inputs, self.theirs, tokens if self.theirs.logits else None, before_logits=True
             )
             losses |= distillation_loss(
                 student, shown, self.teacher.signals, inputs["attention_mask"], self.heads
@@ -80,6 +86,15 @@ class MlmLoss:
         if self.weight:
             return (labels != -100).nonzero().squeeze(1)
         return None
+
+
+def _mlm_loss(student: Features, labels: Tensor) -> Tensor:
+    """Cross-entropy of the tokens that have a label; the others carry -100."""
+    if student.head is not None:
+        rows = (labels != -100).nonzero().squeeze(1)
+        return F.cross_entropy(student.head.logits(rows).float(), labels[rows])
+    assert student.logits is not None
+    return F.cross_entropy(student.logits.float(), labels)
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""bench: this engine beside ONNX Runtime, OpenVINO and PyTorch, measured in rotation."""

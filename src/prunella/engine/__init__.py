@@ -1,0 +1,1 @@
+"""The CPU engine: a packed file in, answers out. Needs no torch."""

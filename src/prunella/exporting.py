@@ -1,0 +1,386 @@
+"""export: a checkpoint as ONNX for other runtimes, in fp32 or with the encoder in 8 bits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from prunella import __version__
+from prunella.calibration import Row, activation_ranges, calibration_rows
+from prunella.checkpoint import Checkpoint
+from prunella.errors import InputError, first_line
+from prunella.grid import int_weights, load_scales
+from prunella.models import fetch, load_encoder, load_tokenizer, takes_token_types
+from prunella.packing import row_scale
+from prunella.quantization import restore
+from prunella.report.tables import human_bytes
+from prunella.settings import ExportSettings
+from prunella.sparsity.targets import find_targets, pruned_parameters
+
+if TYPE_CHECKING:
+    import onnx
+
+    from prunella.onnx_graph import Matrix
+
+OPSET = 20
+"""The first with a GELU of its own, which runtimes fuse."""
+_LARGEST = 2**31 - 2**24  # of one protobuf file, with room for the graph itself
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_HEADS = {
+    "ForSequenceClassification": ("AutoModelForSequenceClassification", ("logits",)),
+    "ForTokenClassification": ("AutoModelForTokenClassification", ("logits",)),
+    "ForQuestionAnswering": ("AutoModelForQuestionAnswering", ("start_logits", "end_logits")),
+    "ForMaskedLM": ("AutoModelForMaskedLM", ("logits",)),
+}
+_CHECKED_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written ONNX file.
+
+    `difference` is the largest deviation of ONNX Runtime's outputs from PyTorch's, over their
+    largest value, on some rows, and `same` the share of their greatest outputs that stay the
+    same; None where onnxruntime is not installed.
+    """
+
+    path: str
+    weights: str
+    activations: str | None
+    matrices: int
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    bytes: int
+    difference: float | None = None
+    same: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def show(self, console: Console) -> None:
+        """Prints it for a person."""
+        kind = self.weights
+        if self.activations:
+            kind += f", {self.matrices} matrices, activations {self.activations}"
+        console.print(f"[bold]export[/] -> {self.path}  ({kind})", soft_wrap=True)
+        console.print(
+            f"{human_bytes(self.bytes)}, opset {self.opset}: {', '.join(self.inputs)} -> "
+            f"{', '.join(self.outputs)}; any batch and length. The tokenizer stays in the "
+            "checkpoint.",
+        )
+        if self.difference is None:
+            console.print("Not tried: onnxruntime is not installed.")
+        else:
+            console.print(
+                f"ONNX Runtime against PyTorch: outputs within {100 * self.difference:.2g} %, "
+                f"greatest output the same in {100 * (self.same or 0):.1f} %."
+            )
+
+
+def export(settings: ExportSettings) -> Exported:
+    """Writes a checkpoint as one ONNX file with dynamic shapes.
+
+    Raises:
+        InputError: If a package is missing, the checkpoint has no head that is known here, the
+            file exists, or static ranges have no text.
+    """
+    _require_packages()
+    out = _free_place(settings)
+    checkpoint = fetch(settings.model)
+    size = sum(file.stat().st_size for file in checkpoint.weight_files)
+    if size > _LARGEST:
+        raise InputError(
+            f"{checkpoint.path}: {human_bytes(size)} of weights, but an ONNX file holds 2 GB; "
+            "pack it instead"
+        )
+    scales = load_scales(checkpoint.path)
+    weights = settings.weights
+    if weights == "auto":
+        weights = "int8" if scales else "fp32"
+    static = weights == "int8" and settings.activations == "static"
+    rows = calibration_rows(checkpoint, settings.calibrate, settings.texts) if static else []
+    model, outputs = load_with_head(checkpoint)
+    inputs = list(_inputs(checkpoint, model, rows))
+    graph = fp32_graph(model, outputs)
+    matrices = 0
+    if weights == "int8":
+        from prunella.onnx_graph import quantize_graph
+
+        found = int8_matrices(model, scales)
+        if scales:
+            restore(model, scales)
+        if static:
+            found = _with_ranges(found, model, inputs)
+        quantize_graph(graph, found, settings.activations)
+        matrices = len(found)
+    activations = settings.activations if weights == "int8" else None
+    _describe(graph, checkpoint, model, weights, activations)
+    _save(graph, out)
+    done = Exported(
+        str(out),
+        weights,
+        activations,
+        matrices,
+        OPSET,
+        _input_names(model),
+        outputs,
+        out.stat().st_size,
+    )
+    return _compared(done, model, inputs)
+
+
+def load_with_head(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
+    """The model as its checkpoint says, fp32, and the names of its outputs.
+
+    Raises:
+        InputError: If the head is none of `_HEADS`, or the weights lack a part.
+    """
+    architecture = (checkpoint.config.get("architectures") or [""])[0]
+    ending = next((e for e in _HEADS if architecture.endswith(e)), None)
+    if ending is None:
+        if "For" in architecture:
+            raise InputError(
+                f"{checkpoint.path}: {architecture} cannot be exported; the heads that can are "
+                f"{', '.join(_HEADS)}, or none"
+            )
+        model: Any = load_encoder(checkpoint)
+        pooled = ("pooler_output",) if getattr(model, "pooler", None) is not None else ()
+        outputs = ("last_hidden_state", *pooled)
+    else:
+        kind, outputs = _HEADS[ending]
+        model = _load(getattr(transformers, kind), checkpoint)
+    model.set_attn_implementation("eager")  # others export to larger graphs
+    return model.eval().requires_grad_(False), outputs
+
+
+def fp32_graph(model: Any, outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """The model as ONNX, any batch and any length.
+
+    Args:
+        model: From `load_with_head`.
+        outputs: Names of its outputs.
+    """
+    names = _input_names(model)
+    # A tensor for each input: one for two of them would become one input.
+    example = tuple(torch.full((2, 9), int(name != _INPUTS[2])) for name in names)
+    with _quiet():
+        program = torch.onnx.export(
+            _Wrapped(model).eval(),
+            example,
+            dynamo=True,
+            dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=list(outputs),
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    del proto.graph.value_info[:], proto.metadata_props[:]
+    for part in (*proto.graph.node, *proto.graph.initializer, *proto.graph.input):
+        del part.metadata_props[:]  # traces of the exporter: source lines, module names
+        part.doc_string = ""
+    return proto
+
+
+def int8_matrices(model: nn.Module, scales: Mapping[str, np.ndarray] | None) -> list[Matrix]:
+    """The encoder's matrices on their int8 grid: the checkpoint's own, else the nearest.
+
+    Args:
+        model: With float32 weights.
+        scales: Of a quantised checkpoint, by parameter name; None rounds each row as `pack` does.
+    """
+    from prunella.onnx_graph import Matrix
+
+    parameters = pruned_parameters(model, find_targets(model))
+    if scales is not None:
+        parameters = {n: p for n, p in model.named_parameters() if n in scales}
+        if missing := scales.keys() - parameters.keys():
+            raise InputError(f"quantised matrices are not in the model: {min(missing)}")
+    found = []
+    for name, parameter in parameters.items():
+        weight = parameter.detach().numpy()
+        if scales is not None:
+            codes, scale = int_weights(weight, scales[name], name), scales[name]
+        else:
+            scale = row_scale(weight)
+            codes = np.rint(weight / scale[:, None]).astype(np.int8)
+        found.append(Matrix(name.removesuffix(".weight"), weight, codes, scale))
+    return found
+
+
+class _Wrapped(nn.Module):
+    """The model with plain inputs and outputs, and the attention mask ready to be added.
+
+    Handing it over in four dimensions leaves out the mask's general machinery: a quarter of the
+    nodes of a small graph.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        hidden = 1 - attention_mask[:, None, None, :].to(torch.float32)
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        mask = hidden * torch.finfo(torch.float32).min
+        return self.model(input_ids=input_ids, attention_mask=mask, **types).to_tuple()
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"`prunella export` needs the package{'s' * (len(missing) > 1)} "
+            f'{" and ".join(missing)}; install "prunella[train,export]"'
+        )
+
+
+def _free_place(settings: ExportSettings) -> Path:
+    out = Path(settings.onnx)
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; --onnx names the file to write, such as model.onnx")
+    if out.exists() and not settings.overwrite:
+        raise InputError(f"{out}: exists; choose another --onnx or pass --overwrite")
+    if settings.calibrate and (settings.weights == "fp32" or settings.activations != "static"):
+        raise InputError(
+            "--calibrate: only int8 with static activations has ranges to find; leave it out"
+        )
+    return out
+
+
+def _load(kind: Any, checkpoint: Checkpoint) -> Any:
+    try:
+        with _quiet():
+            model, info = kind.from_pretrained(
+                checkpoint.path, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{checkpoint.path}: transformers cannot load it ({first_line(error)})"
+        ) from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:4])
+        raise InputError(f"{checkpoint.path}: the weights lack {missing}")
+    return model
+
+
+def _input_names(model: Any) -> tuple[str, ...]:
+    return _INPUTS if takes_token_types(model.config) else _INPUTS[:2]
+
+
+def _inputs(checkpoint: Checkpoint, model: Any, rows: list[Row]) -> Iterator[dict[str, Tensor]]:
+    """What the model is called with for each row, without padding; random ids without rows."""
+    names = _input_names(model)
+    if not rows:
+        generator = torch.Generator().manual_seed(0)
+        for length in (5, 12, 30):
+            ids = torch.randint(5, model.config.vocab_size, (4, length), generator=generator)
+            values = (ids, torch.ones_like(ids), torch.zeros_like(ids))
+            yield dict(zip(names, values, strict=False))
+        return
+    tokenizer = load_tokenizer(checkpoint)
+    task = (checkpoint.provenance or {}).get("task") or {}
+    longest = min(task.get("max_length", 128), model.config.max_position_embeddings - 2)
+    for text, pair in rows:
+        found = tokenizer(text, pair, truncation=True, max_length=longest, return_tensors="pt")
+        yield {name: found[name] for name in names if name in found}
+
+
+def _with_ranges(
+    matrices: list[Matrix], model: nn.Module, inputs: list[dict[str, Tensor]]
+) -> list[Matrix]:
+    ranges = activation_ranges(model, [matrix.name for matrix in matrices], iter(inputs))
+    return [replace(matrix, range=ranges[matrix.name]) for matrix in matrices]
+
+
+def _describe(
+    graph: onnx.ModelProto,
+    checkpoint: Checkpoint,
+    model: Any,
+    weights: str,
+    activations: str | None,
+) -> None:
+    """What a reader of the file should know of it."""
+    graph.producer_name, graph.producer_version = "prunella", __version__
+    facts = {
+        "model_type": model.config.model_type,
+        "labels": json.dumps(model.config.id2label, ensure_ascii=False),
+        "weights": weights,
+        "activations": activations or "",
+        "source_sha256": checkpoint.weights_hash,
+    }
+    for key, value in facts.items():
+        graph.metadata_props.add(key=key, value=value)
+
+
+def _save(graph: onnx.ModelProto, out: Path) -> None:
+    """Writes the file whole or not at all."""
+    import onnx
+
+    onnx.checker.check_model(graph)
+    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(graph.SerializeToString(deterministic=True))
+        os.replace(draft, out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
+@torch.no_grad()
+def _compared(done: Exported, model: nn.Module, inputs: list[dict[str, Tensor]]) -> Exported:
+    """The result with what ONNX Runtime makes of the file, if it is installed."""
+    if find_spec("onnxruntime") is None:
+        return done
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(done.path, providers=["CPUExecutionProvider"])
+    step = max(1, len(inputs) // _CHECKED_ROWS)
+    deviation, largest, same = 0.0, 0.0, []
+    for batch in inputs[::step][:_CHECKED_ROWS]:
+        theirs: Any = session.run(None, {name: x.numpy() for name, x in batch.items()})
+        for ours, other in zip(model(**batch).to_tuple(), theirs, strict=True):
+            expected = ours.numpy()
+            deviation = max(deviation, float(np.abs(expected - other).max()))
+            largest = max(largest, float(np.abs(expected).max()))
+            same.append(float((expected.argmax(-1) == other.argmax(-1)).mean()))
+    return replace(done, difference=deviation / (largest or 1.0), same=float(np.mean(same)))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what only authors of exporters want to read, and the load report of transformers."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
