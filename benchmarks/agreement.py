@@ -25,7 +25,7 @@ from prunella.packing import pack
 from prunella.report.tables import Column
 from prunella.report.terminal import table
 from prunella.settings import EvaluateSettings, PackSettings
-from prunella.stages.evaluate import Evaluation, evaluate
+from prunella.stages.evaluate import evaluate_alone
 
 RESULT = Path(__file__).parent / "results" / "agreement.json"
 
@@ -34,7 +34,7 @@ def measure(model: Path, data: str, text: str, folder: Path, threads: int) -> li
     """One row for each instruction set."""
     file, kept = folder / f"{model.name}.prn", folder / f"{model.name}.jsonl"
     packed = pack(PackSettings(model=str(model), out=str(file)))
-    torch: Evaluation = evaluate(
+    torch = evaluate_alone(
         EvaluateSettings(model=str(model), data=data, predictions=str(kept), threads=threads)
     )
     lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]

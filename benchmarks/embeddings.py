@@ -22,7 +22,7 @@ from prunella.packing import pack, unpack
 from prunella.report.tables import Column
 from prunella.report.terminal import table
 from prunella.settings import EvaluateSettings, PackSettings, UnpackSettings
-from prunella.stages.evaluate import Evaluation, evaluate
+from prunella.stages.evaluate import evaluate_alone
 
 Kind = Literal["fp32", "bf16", "int8"]
 RESULT = Path(__file__).parent / "results" / "embeddings.json"
@@ -34,7 +34,7 @@ def measure(model: Path, data: str, kind: Kind, folder: Path, threads: int) -> d
     file, back = folder / f"{name}.prn", folder / name
     packed = pack(PackSettings(model=str(model), out=str(file), embeddings=kind))
     unpack(UnpackSettings(model=str(file), out=str(back)))
-    found: Evaluation = evaluate(
+    found = evaluate_alone(
         EvaluateSettings(
             model=str(back),
             data=data,

@@ -16,12 +16,12 @@ from transformers import AutoModelForMaskedLM, BertConfig
 from benchmarks.common import Options
 from benchmarks.relay import Run
 from prunella.checkpoint import Checkpoint, open_checkpoint
-from prunella.data.task_batches import EncodedTask, TaskBatches, encode
-from prunella.data.tasks import TaskData, load_task
+from prunella.data.readers import read_table
+from prunella.data.task_batches import EncodedTask, TaskBatches
 from prunella.data.vocabulary import train_wordpiece
 from prunella.distillation import Wanted, relation_heads, wanted_features
 from prunella.models import (
-    load_classifier,
+    load_for_task,
     load_masked_lm,
     load_tokenizer,
     pad_id,
@@ -34,6 +34,9 @@ from prunella.sparsity.schedules import linear_factor
 from prunella.sparsity.targets import find_targets, pruned_parameters
 from prunella.stages.common import eval_mode
 from prunella.stages.text import open_text
+from prunella.tasks import Columns, Reading
+from prunella.tasks.classification import Classification
+from prunella.tasks.texts import TextRows
 from prunella.teacher_cache import TeacherCache
 from prunella.training.loop import Plan, uses_bf16
 from prunella.training.mlm import MlmLoss, Teacher
@@ -48,6 +51,7 @@ _SHAPES = {
 # Words of SST-2's 67,349 training phrases at every tenth of them, from the shortest to the longest.
 _SST2_WORDS = (1, 2, 3, 4, 5, 7, 9, 12, 15, 21, 52)
 NO_SIGNAL = DistillationSettings()
+_KIND = Classification()
 
 
 def prepare(options: Options) -> None:
@@ -157,10 +161,9 @@ def task_run(
         threads=options.threads,
     )
     tokenizer = load_tokenizer(source(options))
-    data = _rows(options, rows)
-    model: Any = load_classifier(source(options), 2, [], regression=False)
-    token_types = takes_token_types(model.config)
-    encoded = encode(data, tokenizer, settings.max_length, token_types=token_types)
+    model: Any = _classifier(options)
+    reading = Reading(tokenizer, _KIND.usual_length, token_types=takes_token_types(model.config))
+    encoded = _KIND.encode(_rows(options, rows), reading)
     batches = TaskBatches(
         encoded,
         batch_size=settings.batch_size,
@@ -192,28 +195,32 @@ def _task_loss(
 ) -> TaskLoss:
     signals = settings.distillation
     if not signals.active:
-        return TaskLoss("classification", 1.0, Wanted(True), signals, None, 1)
-    dense: Any = eval_mode(load_classifier(source(options), 2, [], regression=False))
+        return TaskLoss(_KIND, 1.0, Wanted(True), signals, None, 1)
+    dense: Any = eval_mode(_classifier(options))
     ours, theirs = wanted_features(signals, model.config, dense.config)
     teacher = Teacher(dense, signals, uses_bf16(settings.precision))
     gigabytes = settings.cache_gigabytes if cached else 0.0
     cache = TeacherCache(teacher, theirs, encoded, folder / "teacher", gigabytes)
     heads = relation_heads(model.config, dense.config)
-    return TaskLoss("classification", settings.labels, ours, signals, cache, heads)
+    return TaskLoss(_KIND, settings.labels, ours, signals, cache, heads)
 
 
-def _rows(options: Options, count: int) -> TaskData:
+def _classifier(options: Options) -> Any:
+    return load_for_task(source(options), _KIND.head, 2, [], _KIND.problem)
+
+
+def _rows(options: Options, count: int) -> TextRows:
     """`count` rows drawn from the data, or phrases as short as those of SST-2."""
     random = np.random.default_rng(0)
     if options.data:
-        data = load_task(options.data, text=None, pair=None, label=None, kind="classification")
+        data = _KIND.read(read_table(options.data), Columns(), None, options.data)
         chosen = random.choice(len(data), size=min(count, len(data)), replace=False)
         pairs = [data.pairs[i] for i in chosen] if data.pairs else None
         labels = np.array(data.labels)[chosen] % 2
-        return replace(data, texts=[data.texts[i] for i in chosen], pairs=pairs, labels=labels)
+        return TextRows([data.texts[i] for i in chosen], pairs, labels, data.names)
     texts = [phrase for phrase, _ in zip(_phrases(random), range(count), strict=False)]
     labels = random.integers(2, size=count)
-    return TaskData("classification", texts, None, labels, ["0", "1"], "made", "made")
+    return TextRows(texts, None, labels, ["0", "1"])
 
 
 def _phrases(random: np.random.Generator) -> Iterator[str]:

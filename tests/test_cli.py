@@ -562,7 +562,7 @@ def test_output_that_cannot_be_written(bench: Bench) -> None:
 
 def test_unfinished_work_of_other_settings(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("prunella.stages.prune.held_out", interrupted)
+        patch.setattr("prunella.stages.prune.figures", interrupted)
         answer = bench(*bench.prune())
     assert answer.code == 130
     assert "the same command resumes" in answer.stderr

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "prunella"
 # From low to high. A module may import from its own room and from lower ones.
 ROOMS = (
     ("errors", "processes", "roles"),
-    ("settings", "packed"),
+    ("settings", "packed", "together"),
     ("checkpoint", "grid", "validation", "report"),
     (
         "workspace",
@@ -33,6 +33,7 @@ ROOMS = (
     ("predicting",),
     ("language_head",),
     ("distillation", "models", "calibration"),
+    ("tasks",),
     ("exporting",),
     ("bench",),
     ("training",),
@@ -48,7 +49,7 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Known crossings: the loss of a task asks the teacher's cache, which holds a live teacher.
 ALLOWED = {("training", "teacher_cache")}
 TORCH_FREE = (
-    "errors processes roles settings packed checkpoint grid validation workspace packing inspection "
+    "errors processes together roles settings packed checkpoint grid validation workspace packing inspection "
     "engine rows columns prediction_files predicting "
     "bench.run bench.worker bench.engines bench.arms bench.rotation bench.table bench.workloads "
     "verbs recipe display cli report.tables report.terminal"

@@ -19,20 +19,20 @@ from transformers import (
     BertTokenizer,
 )
 
-from prunella.checkpoint import open_checkpoint
+from prunella.checkpoint import Checkpoint, open_checkpoint
 from prunella.errors import InputError
 from prunella.models import (
     check_length,
     check_same_vocabulary,
     fetch,
-    has_task_head,
-    load_classifier,
     load_encoder,
     load_finished,
+    load_for_task,
     load_masked_lm,
     load_tokenizer,
     set_dropout,
     takes_token_types,
+    task_head,
 )
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra"]
@@ -117,11 +117,45 @@ def test_a_hole_in_the_encoder_is_an_error(
         load(open_checkpoint(path))
 
 
+def classifier(checkpoint: Checkpoint, labels: int, names: list[str]) -> Any:
+    problem = "single_label_classification"
+    return load_for_task(checkpoint, "SequenceClassification", labels, names, problem)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("head", "outputs", "shape"),
+    [
+        ("TokenClassification", 3, (1, 4, 3)),
+        ("QuestionAnswering", 2, (1, 4)),
+        ("MultipleChoice", 1, (1, 1)),
+    ],
+)
+def test_heads_of_other_kinds(
+    tiny_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    family: str,
+    head: str,
+    outputs: int,
+    shape: tuple[int, ...],
+) -> None:
+    source = open_checkpoint(tiny_checkpoint(family, "mlm"))
+    model: Any = load_for_task(source, head, outputs, [], None)
+    model.save_pretrained(tmp_path)
+    tokens = torch.tensor([[2, 9, 8, 3]])
+    tokens = tokens[None] if head == "MultipleChoice" else tokens
+    output = model.eval()(input_ids=tokens)
+    found = output.start_logits if head == "QuestionAnswering" else output.logits
+    assert found.shape == shape
+    assert task_head(open_checkpoint(tmp_path)) == head
+    assert same_weights(load_finished(open_checkpoint(tmp_path)), model)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_new_task_head(tiny_checkpoint: Callable[..., Path], family: str) -> None:
     path = tiny_checkpoint(family, "mlm")
     names = ["no", "maybe", "yes"]
-    model: Any = load_classifier(open_checkpoint(path), 3, names, regression=False)
+    model: Any = classifier(open_checkpoint(path), 3, names)
     assert model.config.id2label == dict(enumerate(names))
     assert model.config.label2id == {"no": 0, "maybe": 1, "yes": 2}
     assert model.config.problem_type == "single_label_classification"
@@ -131,26 +165,28 @@ def test_a_new_task_head(tiny_checkpoint: Callable[..., Path], family: str) -> N
 
 
 def test_a_regression_has_one_output(tiny_checkpoint: Callable[..., Path]) -> None:
-    model: Any = load_classifier(open_checkpoint(tiny_checkpoint("bert")), 1, [], regression=True)
+    model: Any = load_for_task(
+        open_checkpoint(tiny_checkpoint("bert")), "SequenceClassification", 1, [], "regression"
+    )
     assert model.config.num_labels == 1
     assert model.config.problem_type == "regression"
 
 
 def test_a_task_head_that_is_there_is_kept(tiny_checkpoint: Callable[..., Path]) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint("bert", "classifier"))
-    first, second = (load_classifier(checkpoint, 2, ["a", "b"], regression=False) for _ in range(2))
+    first, second = (classifier(checkpoint, 2, ["a", "b"]) for _ in range(2))
     assert same_weights(first, second)
 
 
 def test_a_head_of_another_size_is_explained(tiny_checkpoint: Callable[..., Path]) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint("bert", "classifier", labels=3))
     with pytest.raises(InputError, match="transformers cannot load it"):
-        load_classifier(checkpoint, 2, ["a", "b"], regression=False)
+        classifier(checkpoint, 2, ["a", "b"])
 
 
 def test_a_finished_model_is_ready_to_predict(tiny_checkpoint: Callable[..., Path]) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint("distilbert", "classifier"))
-    assert has_task_head(checkpoint)
+    assert task_head(checkpoint) == "SequenceClassification"
     model = load_finished(checkpoint)
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
@@ -161,7 +197,7 @@ def test_a_model_without_task_head_is_not_finished(
     tiny_checkpoint: Callable[..., Path], head: str
 ) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint("electra", head))
-    assert not has_task_head(checkpoint)
+    assert task_head(checkpoint) is None
     with pytest.raises(InputError, match=r"no task head.*prunella transfer"):
         load_finished(checkpoint)
 
@@ -298,7 +334,7 @@ def test_a_broken_configuration_of_a_task_model_is_explained(copied: Callable[..
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"model_type": "no-such-type"}))
     with pytest.raises(InputError, match="cannot load it"):
-        load_classifier(open_checkpoint(path), 2, ["a", "b"], regression=False)
+        classifier(open_checkpoint(path), 2, ["a", "b"])
 
 
 def test_a_folder_without_tokenizer_is_explained(copied: Callable[..., Path]) -> None:

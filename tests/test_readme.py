@@ -14,6 +14,7 @@ import pytest
 README = Path(__file__).parent.parent / "README.md"
 _SMALL = {
     "prune": "--steps 6 --length 16 --batch-tokens 256 --precision fp32 --threads 1 --cache cache",
+    "adapt": "--steps 4 --length 16 --batch-tokens 256 --precision fp32 --threads 1 --cache cache",
     "transfer": "--steps 4 --precision fp32 --threads 1",
     "quantize": "--steps 4 --precision fp32 --threads 1",
     "bench": "--engines prunella --shapes 1x4 --threads 1 --seconds 0.01",
@@ -42,9 +43,11 @@ def test_the_commands_of_the_readme_run(
 ) -> None:
     from prunella.cli import main
 
-    (tmp_path / "corpus").mkdir()
-    with gzip.open(tmp_path / "corpus" / "a.txt.gz", "wt", encoding="utf-8") as stream:
-        stream.write(corpus_file.read_text(encoding="utf-8"))
+    for folder in ("corpus", "domain"):
+        (tmp_path / folder).mkdir()
+        with gzip.open(tmp_path / folder / "a.txt.gz", "wt", encoding="utf-8") as stream:
+            stream.write(corpus_file.read_text(encoding="utf-8"))
+    shutil.copy(corpus_file, tmp_path / "general.txt")
     shutil.copy(task_files["single"]["train"], tmp_path / "train.jsonl")
     shutil.copy(task_files["single"]["validation"], tmp_path / "dev.jsonl")
     shutil.copytree(tiny_checkpoint("bert", "mlm"), tmp_path / "MODEL")
@@ -52,6 +55,7 @@ def test_the_commands_of_the_readme_run(
     found = commands()
     assert {command[0] for command in found} >= {
         "prune",
+        "adapt",
         "transfer",
         "quantize",
         "pack",

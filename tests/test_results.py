@@ -20,6 +20,12 @@ def test_the_tables_of_the_documents_are_current() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_results_page_is_current() -> None:
+    command = [sys.executable, "-m", "benchmarks.results_page", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.parent.name + "-" + p.name))
 def test_every_shipped_recipe_is_valid(path: Path) -> None:
     assert load_recipe(path).steps

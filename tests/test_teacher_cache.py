@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from prunella.checkpoint import open_checkpoint
 from prunella.data.task_batches import EncodedTask, collate
 from prunella.distillation import Features, Wanted, distillation_loss, wanted_features
 from prunella.errors import InputError
+from prunella.models import load_for_task
 from prunella.settings import DistillationSettings
 from prunella.teacher_cache import TeacherCache
 from prunella.training.mlm import Teacher
@@ -49,7 +52,7 @@ def encoded() -> EncodedTask:
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
     ids = rng.integers(5, 100, offsets[-1]).astype(np.int32)
     types = rng.integers(0, 2, offsets[-1]).astype(np.uint8)
-    return EncodedTask(ids, offsets, types, np.zeros(len(LENGTHS), np.int64), 64, "")
+    return EncodedTask(ids, offsets, types, np.zeros(len(LENGTHS), np.int64), 64)
 
 
 def batch(encoded: EncodedTask, *rows: int) -> dict[str, torch.Tensor]:
@@ -297,3 +300,29 @@ def test_no_room_is_told_before_training_starts(
     file = (tmp_path / "states.bin").stat()
     assert file.st_blocks * 512 >= file.st_size  # a sparse file would find the disk full later
     assert same(found, cache(teacher, encoded, tmp_path / "new").features(inputs))
+
+
+def test_outputs_of_watched_tokens_are_kept_each(
+    encoded: EncodedTask, tmp_path: Path, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """As many logits as a sequence has watched tokens, found again in any company."""
+    model: Any = load_for_task(
+        open_checkpoint(tiny_checkpoint("bert", "base")), "TokenClassification", 3, [], None
+    )
+    taught = CountedTeacher(model.eval(), SIGNALS, bf16=False)
+    watched = np.random.default_rng(1).random(len(encoded.ids)) < 0.4
+    watched[encoded.offsets[1] : encoded.offsets[2]] = False  # one with none at all
+    tokens = replace(encoded, watched=watched)
+    cached = cache(taught, tokens, tmp_path, Wanted(logits=True))
+    counts = np.diff(tokens.output_offsets)
+    assert counts.sum() == watched.sum()
+    first = cached.features(batch(tokens, 3, 1, 0)).logits
+    assert first is not None
+    assert first.shape == (counts[[3, 1, 0]].sum(), 3)
+    live = taught.features(batch(tokens, 3, 1, 0), Wanted(logits=True), None).logits
+    assert live is not None
+    assert torch.equal(first, live)
+    mixed = cached.features(batch(tokens, 0, 5, 3)).logits
+    assert mixed is not None
+    assert torch.equal(mixed[: counts[0]], first[counts[3] :])
+    assert torch.equal(mixed[counts[0] + counts[5] :], first[: counts[3]])

@@ -17,6 +17,8 @@ from prunella.data.tasks import PAIR_COLUMNS, TEXT_COLUMNS
 from prunella.errors import InputError
 
 Row = tuple[str, str | None]
+# Questions with contexts, and lists of words.
+_OF_OTHER_KINDS = (("question", "context"), ("tokens", None), ("words", None))
 _TABLES = {".csv", ".tsv", ".jsonl", ".json", ".parquet"}
 
 
@@ -60,7 +62,7 @@ def _table_rows(source: str, task: dict[str, Any]) -> list[Row]:
     columns = table.column_names
     text, pair = task.get("text"), task.get("pair")
     if text not in columns or (pair and pair not in columns):
-        layouts = [*PAIR_COLUMNS, *((name, None) for name in TEXT_COLUMNS)]
+        layouts = [*PAIR_COLUMNS, *((name, None) for name in TEXT_COLUMNS), *_OF_OTHER_KINDS]
         usual = [(a, b) for a, b in layouts if a in columns and (b is None or b in columns)]
         if not usual:
             raise InputError(
@@ -70,7 +72,12 @@ def _table_rows(source: str, task: dict[str, Any]) -> list[Row]:
         text, pair = usual[0]
     texts, pairs = table[text][:], table[pair][:] if pair else [None] * len(table)
     both = zip(texts, pairs, strict=True)
-    return [(str(a), None if b is None else str(b)) for a, b in both if a is not None]
+    return [(_text(a), None if b is None else _text(b)) for a, b in both if a is not None]
+
+
+def _text(value: Any) -> str:
+    """A text; words of token classification are joined as in training."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _lines(source: str) -> list[Row]:

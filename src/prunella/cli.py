@@ -17,9 +17,10 @@ from rich.console import Console
 from prunella import __version__, display
 from prunella import settings as s
 from prunella.errors import InputError
-from prunella.processes import is_main
+from prunella.processes import is_main, lost_the_others, reports_failure, world_size
 from prunella.recipe import load_recipe, run_recipe
 from prunella.settings import base
+from prunella.together import leave
 from prunella.validation import explain
 from prunella.verbs import VERBS, Verb
 
@@ -29,6 +30,7 @@ _GROUPS: dict[type[BaseModel], Group] = {
     s.TaskSettings: Group("Columns of the task", sort_key=3),
     base.TextSettings: Group("Text", sort_key=3),
     s.PruningSettings: Group("Pruning", sort_key=4),
+    s.HeadSettings: Group("Missing MLM head", sort_key=4),
     s.DistillationSettings: Group("Distillation", sort_key=5),
     s.TrainingSettings: Group("Training", sort_key=6),
 }
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = build_app()(
             tokens, exit_on_error=False, print_error=False, result_action="return_value"
         )
+        leave()
         return result if isinstance(result, int) else 0
     except CycloptsError as error:
         return _fail(_usage(error), _BAD_INPUT, tokens)
@@ -61,17 +64,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; the same command resumes", _INTERRUPTED, tokens)
     except Exception as error:
-        traceback.print_exc()
-        return _fail(f"a fault in Prunella: {type(error).__name__}: {error}", _FAULT, tokens)
+        if lost_the_others(error):
+            return _fail(_lost(), _FAULT, tokens)
+        message = f"a fault in Prunella: {type(error).__name__}: {error}"
+        return _fail(message, _FAULT, tokens, traceback.format_exc())
 
 
 def _with_model_named(tokens: Sequence[str]) -> list[str]:
-    """`prunella inspect model.prn` means `prunella inspect --model model.prn`."""
+    """`prunella inspect model.prn` means `prunella inspect --model model.prn`.
+
+    A second word is the model to compare with, where a verb takes one.
+    """
     verb, *rest = tokens or [""]
-    takes_model = verb in VERBS and "model" in VERBS[verb].settings.model_fields
-    if takes_model and rest and not rest[0].startswith("-"):
-        return [verb, "--model", *rest]
-    return list(tokens)
+    fields = VERBS[verb].settings.model_fields if verb in VERBS else {}
+    named = [verb]
+    for name in ("model", "against"):
+        if name in fields and rest and not rest[0].startswith("-"):
+            named += [f"--{name}", rest.pop(0)]
+    return [*named, *rest] if tokens else []
 
 
 def build_app() -> App:
@@ -96,9 +106,10 @@ def _command(verb: Verb) -> Callable[..., None]:
 
     def command(*, settings: Any, json: bool = False) -> None:
         if getattr(settings, "dry_run", False):
+            verb.function()  # says what is not installed, and keeps libraries quiet
             _dry_run(settings, json)
             return
-        result = verb.function()(settings)
+        result = verb.run(settings)
         _print(result, json)
 
     command.__doc__ = f"{verb.settings.__doc__}\n\n{_default_mixes(verb.settings)}"
@@ -152,6 +163,12 @@ def _demo(
 
 
 def _dry_run(settings: Any, json: bool) -> None:
+    if isinstance(settings, s.AdaptSettings):
+        from prunella.stages.adapt import plan_locks
+
+        locks = plan_locks(settings)
+        _emit(display.locks_document(locks), json, lambda: display.show_locks(locks))
+        return
     from prunella.stages.prune import plan_targets
 
     targets = plan_targets(settings)
@@ -232,7 +249,18 @@ def _unused(error: UnusedCliTokensError) -> str:
     return f"{message}; a flag takes one value, repeat the flag for each (see --help)"
 
 
-def _fail(message: str, code: int, tokens: Sequence[str]) -> int:
+def _lost() -> str:
+    return (
+        f"another of the {world_size()} processes of this run is gone: killed, or failed on "
+        "another machine; the same command resumes"
+    )
+
+
+def _fail(message: str, code: int, tokens: Sequence[str], details: str = "") -> int:
+    """Says what went wrong, once for all processes of a machine."""
+    if not reports_failure():
+        return code
+    sys.stderr.write(details)
     if "--json" in tokens:
         json_module.dump({"error": message, "exit_code": code}, sys.stdout, ensure_ascii=False)
         sys.stdout.write("\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -19,10 +19,12 @@ from prunella.report.terminal import table
 _NEXT = {
     "teach": "prunella prune --model {out} --text TEXT --out {out}-sparse",
     "prune": "prunella transfer --model {out} --train TRAIN --validation DEV --out {out}-task",
+    "adapt": "prunella transfer --model {out} --train TRAIN --validation DEV --out {out}-task",
     "transfer": "prunella quantize --model {out} --train TRAIN --out {out}-int8",
     "quantize": "prunella pack --model {out} --out {out}.prn",
 }
-_SHARES = {"accuracy", "f1", "mlm_accuracy"}
+_WHEN = ("before", "after")
+_SHARES = ("accuracy", "f1", "f1_macro", "exact", "precision", "recall")
 _PARTS = {
     "encoder": "encoder matrices",
     "embeddings": "embedding tables",
@@ -54,6 +56,8 @@ def show(result: Any) -> None:
         _show_inspection(console, result)
     elif hasattr(result, "provenance"):
         _show_stage(console, result)
+    elif hasattr(result, "against"):
+        _show_comparison(console, result)
     elif hasattr(result, "interval"):
         _show_evaluation(console, result)
     elif hasattr(result, "show"):
@@ -95,6 +99,47 @@ def show_targets(targets: Sequence[Any]) -> None:
     console.print(f"{pruned:,} weights would be pruned, of {_weights(targets):,} in matrices.")
 
 
+def locks_document(locks: Sequence[Any]) -> dict[str, Any]:
+    """The plan of `adapt --dry-run`."""
+    rows = [
+        {
+            "name": lock.target.name,
+            "role": lock.target.role,
+            "shape": list(lock.target.shape),
+            "sparsity": lock.zeros,
+            "locked": lock.locked,
+            "reason": lock.target.reason,
+        }
+        for lock in locks
+    ]
+    return {"targets": rows, "locked_zeros": _locked_zeros(locks)}
+
+
+def show_locks(locks: Sequence[Any]) -> None:
+    """Prints which matrices hold zeros that would be locked."""
+    console = Console(highlight=False)
+    columns = [
+        Column("matrix"),
+        Column("role"),
+        Column("shape"),
+        Column("zeros", unit="%", numeric=True, format=".1f"),
+        Column("locked?"),
+    ]
+    rows = [
+        [
+            lock.target.name,
+            lock.target.role or "-",
+            "x".join(map(str, lock.target.shape)),
+            100 * lock.zeros,
+            "yes" if lock.locked else f"no: {lock.target.reason or 'dense'}",
+        ]
+        for lock in locks
+    ]
+    console.print(table(columns, rows))
+    weights = _weights(lock.target for lock in locks if lock.target.pruned)
+    console.print(f"{_locked_zeros(locks):,} zeros would be locked, of {weights:,} weights.")
+
+
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
     """A checked recipe, its variables filled in."""
     steps = [{step.verb.name: step.settings.model_dump(mode="json")} for step in recipe.steps]
@@ -115,6 +160,8 @@ def announce_step(recipe: Recipe) -> Callable[[Step], None]:
 
     def announce(step: Step) -> None:
         total = len(recipe.steps)
+        if not is_main():
+            return
         console.print(f"[bold]step {step.number}/{total}  {step.verb.name}[/]  {_target(step)}")
 
     return announce
@@ -159,23 +206,106 @@ def _show_stage(console: Console, result: Any) -> None:
     record = result.provenance
     state = " (finished before, nothing to do)" if result.finished_before else ""
     console.print(f"[bold]{record['stage']}[/] -> {result.out}{state}")
+    held_out = record.get("held_out", {})
+    beside = set(held_out.get("domain", {}).get("after", {}))  # shown before and after
     rows = [["sparsity", f"{100 * record['sparsity']['total']:.2f} %"]]
-    rows += [[name.replace("_", " "), _figure(name, v)] for name, v in record["metrics"].items()]
+    rows += [
+        [name.replace("_", " "), _figure(name, value)]
+        for name, value in record["metrics"].items()
+        if name not in beside
+    ]
+    rows += _dropped(record.get("text", {}))
     rows.append(["time", _duration(record["seconds"])])
     console.print(table([Column("figure"), Column("value")], rows))
+    if held_out:
+        _show_held_out(console, held_out)
     following = _NEXT.get(record["stage"])
     if following:
         console.print(f"next: {following.format(out=result.out)}", soft_wrap=True)
 
 
+def _show_held_out(console: Console, held_out: Mapping[str, Any]) -> None:
+    """Held-out figures of each text, before and after."""
+    columns = [
+        Column("held-out text"),
+        *(Column("MLM loss", unit=when, numeric=True, format=".4f") for when in _WHEN),
+        *(Column("perplexity", unit=when, numeric=True, format=".2f") for when in _WHEN),
+        *(Column("accuracy, %", unit=when, numeric=True, format=".2f") for when in _WHEN),
+    ]
+    rows = [
+        [name]
+        + [found[when]["mlm_loss"] for when in _WHEN]
+        + [found[when]["perplexity"] for when in _WHEN]
+        + [100 * found[when]["mlm_accuracy"] for when in _WHEN]
+        for name, found in held_out.items()
+    ]
+    console.print(table(columns, rows))
+    if "general" not in held_out:
+        console.print("With --general-text it is measured what the model forgets.")
+
+
+def _dropped(text: Mapping[str, Any]) -> list[list[str]]:
+    """How many paragraphs were near duplicates, of each text that was searched for them."""
+    return [
+        [f"{name} paragraphs dropped", f"{n['dropped']:,} of {n['kept'] + n['dropped']:,}"]
+        for name, n in text.get("paragraphs", {}).items()
+    ]
+
+
 def _show_evaluation(console: Console, result: Any) -> None:
     console.print(f"[bold]{result.model}[/] on {result.rows:,} rows of {result.data}")
     rows = [
-        [name.replace("_", " "), _figure(name, value)] for name, value in result.metrics.items()
+        [name.replace("_", " "), _figure(name, value)]
+        for name, value in (*result.metrics.items(), *result.counts.items())
     ]
     low, high = (_figure(result.main, bound) for bound in result.interval)
-    rows.append([f"{result.main}, {100 * result.level:g} % interval", f"{low} to {high}"])
+    named = result.main.replace("_", " ")
+    rows.append([f"{named}, {100 * result.level:g} % interval", f"{low} to {high}"])
     console.print(table([Column("figure"), Column("value")], rows))
+    if len(result.by_type or {}) > 1:
+        _show_types(console, result.by_type)
+    if result.predictions:
+        console.print(f"predictions: {result.predictions}")
+
+
+def _show_types(console: Console, by_type: Mapping[str, Mapping[str, float]]) -> None:
+    """Figures of each type of entity."""
+    shares = ("precision", "recall", "f1")
+    columns = [
+        Column("type"),
+        *(Column(name, unit="%", numeric=True, format=".2f") for name in shares),
+        *(Column(name, numeric=True, format=",d") for name in ("entities", "predicted")),
+    ]
+    rows = [
+        [kind, *(100 * found[name] for name in shares), found["entities"], found["predicted"]]
+        for kind, found in by_type.items()
+    ]
+    console.print(table(columns, rows))
+
+
+def _show_comparison(console: Console, result: Any) -> None:
+    console.print(f"A  [bold]{result.model}[/]\nB  [bold]{result.against}[/]")
+    console.print(f"on {result.rows:,} rows of {result.data}")
+    columns = [Column("figure"), *(Column(name, numeric=True) for name in ("A", "B", "A - B"))]
+    rows = [
+        [
+            name.replace("_", " "),
+            _figure(name, a),
+            _figure(name, b),
+            _difference(name, a - b),
+        ]
+        for name, a in result.metrics.items()
+        if (b := result.against_metrics.get(name)) is not None
+    ]
+    console.print(table(columns, rows))
+    low, high = (_difference(result.main, bound) for bound in result.interval)
+    points = " points" if result.main.endswith(_SHARES) else ""
+    console.print(
+        f"{result.main.replace('_', ' ')}, A - B: {_difference(result.main, result.difference)}"
+        f"{points}, {100 * result.level:g} % interval {low} to {high}, p = {result.p_value:.3g}"
+    )
+    if result.differing is not None:
+        console.print(f"They differ on {result.differing:,} of {result.rows:,} rows.")
     if result.predictions:
         console.print(f"predictions: {result.predictions}")
 
@@ -262,7 +392,8 @@ def _headline(result: Any) -> str:
     if isinstance(result, Packed):
         return f"{human_bytes(result.sizes.model.stored)} on disk"
     metrics = getattr(result, "metrics", None) or {}
-    for name in ("accuracy", "spearman", "hidden_distance", "mlm_loss"):
+    main = getattr(result, "main", "")
+    for name in (main, "accuracy", "spearman", "f1", "hidden_distance", "mlm_loss"):
         if name in metrics:
             return f"{name.replace('_', ' ')} {_figure(name, metrics[name])}"
     return ""
@@ -271,12 +402,22 @@ def _headline(result: Any) -> str:
 def _figure(name: str, value: Any) -> str:
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
-    return f"{100 * value:.2f} %" if name in _SHARES else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if name.endswith(_SHARES) else f"{value:.4f}"
+
+
+def _difference(name: str, value: float) -> str:
+    """With its sign; in points where the metric is a share."""
+    scaled, digits = (100 * value, 2) if name.endswith(_SHARES) else (value, 4)
+    return f"{round(scaled, digits) + 0.0:+.{digits}f}"  # adding 0.0 takes the sign from -0.0
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _locked_zeros(locks: Sequence[Any]) -> int:
+    return sum(round(lock.zeros * _weights([lock.target])) for lock in locks if lock.locked)
 
 
 def _weights(targets: Iterable[Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,7 +26,8 @@ _RELATION_ROLES = ("query", "key", "value")
 class Features:
     """What one forward pass of a model shows.
 
-    logits: [rows, classes] of a task, or [tokens, vocabulary] of masked language modelling.
+    logits: [rows, outputs] of a task, [watched tokens, outputs] of one whose batches tell which
+        tokens are watched, or [tokens, vocabulary] of masked language modelling.
     head: Instead of the latter, what they are made of.
     hidden: per compared layer [tokens, width], real tokens only.
     relations: "query", "key", "value" of the compared layer, each [rows, length, width].
@@ -104,6 +105,8 @@ def forward(
     """
     inner: Any = model.module if hasattr(model, "module") else model
     kept = _accepted(inner, inputs)
+    if type(inner).__name__.endswith("ForMultipleChoice"):  # wants [rows, choices, tokens]
+        kept = {name: tensor[:, None] for name, tensor in kept.items()}
     matrix = last_matrix(inner) if before_logits and tokens is not None else None
     stopped = stopped_before(matrix) if matrix else nullcontext([])
     with (
@@ -113,12 +116,21 @@ def forward(
     ):
         output = model(**kept, output_hidden_states=bool(wanted.hidden), return_dict=True)
     real = inputs["attention_mask"].bool()
-    logits = getattr(output, "logits", None) if wanted.logits or tokens is not None else None
-    logits = None if heads else logits
+    asked = (wanted.logits or tokens is not None) and not heads
+    logits = _logits_of(output) if asked else None
     if logits is not None and tokens is not None:
         logits = logits.reshape(-1, logits.shape[-1])
+    elif logits is not None and "watched" in inputs:
+        logits = logits[inputs["watched"]]
     hidden = [output.hidden_states[i + 1][real] for i in wanted.hidden]
     return Features(logits, hidden, relations, heads[0] if heads else None)
+
+
+def _logits_of(output: Any) -> Tensor | None:
+    """A head's outputs; those of span heads side by side: [rows, tokens, start and end]."""
+    if hasattr(output, "start_logits"):
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    return getattr(output, "logits", None)
 
 
 def distillation_loss(
@@ -127,11 +139,23 @@ def distillation_loss(
     signals: DistillationSettings,
     attention_mask: Tensor,
     heads: int,
+    between: Callable[[Tensor, Tensor, float], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The weighted signals, by name. `heads` is the number of relation heads."""
+    """The weighted signals, by name.
+
+    Args:
+        student: What the student shows.
+        teacher: What the teacher shows.
+        signals: Their weights.
+        attention_mask: [rows, length], 1 for real tokens.
+        heads: Relation heads of the attention signal.
+        between: The logits' signal from student, teacher and temperature; by default
+            `logits_loss`.
+    """
     losses: dict[str, Tensor] = {}
     if signals.logits:
-        losses["logits"] = signals.logits * _logits_signal(student, teacher, signals.temperature)
+        signal = _logits_signal(student, teacher, signals.temperature, between or logits_loss)
+        losses["logits"] = signals.logits * signal
     if signals.hidden:
         losses["hidden"] = signals.hidden * hidden_loss(student.hidden, teacher.hidden)
     if signals.attention:
@@ -141,12 +165,17 @@ def distillation_loss(
     return losses
 
 
-def _logits_signal(student: Features, teacher: Features, temperature: float) -> Tensor:
+def _logits_signal(
+    student: Features,
+    teacher: Features,
+    temperature: float,
+    between: Callable[[Tensor, Tensor, float], Tensor],
+) -> Tensor:
     if student.head and teacher.head:
         return divergence(student.head, teacher.head, temperature)
     ours, theirs = (f.head.logits() if f.head else f.logits for f in (student, teacher))
     assert ours is not None and theirs is not None
-    return logits_loss(ours, theirs, temperature)
+    return between(ours, theirs, temperature)
 
 
 def logits_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -15,7 +15,10 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -25,6 +28,12 @@ from prunella.checkpoint import Checkpoint, open_checkpoint
 from prunella.errors import InputError, first_line
 from prunella.quantization import load_scales, restore
 
+_HEADS: dict[str, Any] = {
+    "SequenceClassification": AutoModelForSequenceClassification,
+    "TokenClassification": AutoModelForTokenClassification,
+    "QuestionAnswering": AutoModelForQuestionAnswering,
+    "MultipleChoice": AutoModelForMultipleChoice,
+}
 # RoBERTa and its like count positions from behind the padding index.
 _POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"}
 
@@ -114,20 +123,29 @@ def keep_pooler(model: Any, encoder: Any) -> None:
         model.base_model.pooler = encoder.pooler
 
 
-def load_classifier(
-    checkpoint: Checkpoint, labels: int, names: list[str], *, regression: bool
+def load_for_task(
+    checkpoint: Checkpoint, head: str, labels: int, names: list[str], problem: str | None
 ) -> nn.Module:
-    """The model with a task head of `labels` outputs, new unless the checkpoint has that head."""
-    config = load_config(checkpoint)
+    """The model with a task head, new unless the checkpoint has that head.
+
+    Args:
+        checkpoint: Any encoder.
+        head: The transformers class behind "AutoModelFor", one of those of `task_head`.
+        labels: Outputs of the head.
+        names: What they are called, if they have names.
+        problem: `problem_type` of the configuration.
+
+    Raises:
+        InputError: If transformers cannot load it.
+    """
+    config: Any = load_config(checkpoint)
     config.num_labels = labels
-    config.problem_type = "regression" if regression else "single_label_classification"
+    config.problem_type = problem
     if names:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
     with _quiet(), _explained(checkpoint):
-        return AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.path, config=config, dtype=torch.float32
-        )
+        return _HEADS[head].from_pretrained(checkpoint.path, config=config, dtype=torch.float32)
 
 
 def load_finished(checkpoint: Checkpoint) -> nn.Module:
@@ -136,24 +154,23 @@ def load_finished(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         InputError: If the checkpoint has no task head.
     """
-    if not has_task_head(checkpoint):
+    head = task_head(checkpoint)
+    if head is None:
         raise InputError(
             f"{checkpoint.path}: has no task head; fine-tune it first with `prunella transfer`"
         )
     with _quiet(), _explained(checkpoint):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.path, dtype=torch.float32
-        )
+        model = _HEADS[head].from_pretrained(checkpoint.path, dtype=torch.float32)
     scales = load_scales(checkpoint.path)
     if scales is not None:
         restore(model, scales)
     return model.eval().requires_grad_(False)
 
 
-def has_task_head(checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint is a fine-tuned sequence classifier."""
-    architectures = checkpoint.config.get("architectures") or [""]
-    return "SequenceClassification" in architectures[0]
+def task_head(checkpoint: Checkpoint) -> str | None:
+    """The head of a fine-tuned checkpoint ("SequenceClassification", ...); None without one."""
+    architecture = (checkpoint.config.get("architectures") or [""])[0]
+    return next((head for head in _HEADS if architecture.endswith(f"For{head}")), None)
 
 
 def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -168,14 +185,20 @@ def check_length(setting: str, length: int, config: Any) -> None:
     Raises:
         InputError: Naming the setting to lower.
     """
-    positions = getattr(config, "max_position_embeddings", None) or length
-    if config.model_type in _POSITIONS_BEHIND_PADDING:
-        positions -= (config.pad_token_id or 0) + 1
-    if length > positions:
+    most = positions(config)
+    if most is not None and length > most:
         raise InputError(
-            f"{setting} {length}: the model has {positions} positions; lower "
+            f"{setting} {length}: the model has {most} positions; lower "
             f"--{setting.replace('_', '-')}"
         )
+
+
+def positions(config: Any) -> int | None:
+    """Tokens that a model takes at most; None if nothing limits them."""
+    found = getattr(config, "max_position_embeddings", None)
+    if found and config.model_type in _POSITIONS_BEHIND_PADDING:
+        found -= (config.pad_token_id or 0) + 1
+    return found or None
 
 
 def takes_token_types(config: Any) -> bool:

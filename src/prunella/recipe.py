@@ -110,7 +110,7 @@ def run_recipe(
     results: list[Any] = []
     for step in recipe.steps:
         before(step)
-        results.append(step.verb.function()(step.settings))
+        results.append(step.verb.run(step.settings))
         after(results)
     return results
 

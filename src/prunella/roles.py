@@ -91,5 +91,5 @@ def is_embedding(name: str) -> bool:
 
 def layer_of(name: str) -> int | None:
     """The index of the layer that a module belongs to; None outside the stack (the pooler)."""
-    match = _LAYER.search(name)
-    return int(match.group(1)) if match else None
+    numbers = _LAYER.findall(name)  # a prefix may hold some too ("0.auto_model.")
+    return int(numbers[-1]) if numbers else None

@@ -7,9 +7,11 @@ elsewhere, survives a killed run, and gives the same bits in every epoch.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunella.data.task_batches import EncodedTask
+from prunella.data.task_batches import EncodedTask, places
 from prunella.distillation import Features, Wanted
 from prunella.errors import InputError
 from prunella.training.mlm import Teacher
@@ -27,13 +29,13 @@ _RELATIONS = ("query", "key", "value")
 
 
 class TeacherCache:
-    """Features of a frozen teacher for the examples of one task.
+    """Features of a frozen teacher for the sequences of one task.
 
     Args:
         teacher: The model behind the cache.
         wanted: What is asked of it.
-        encoded: The examples; rows of `index` in a batch mean these.
-        folder: Where the arrays lie; they belong to this teacher and these examples alone.
+        encoded: The sequences; rows of `index` in a batch mean these.
+        folder: Where the arrays lie; they belong to this teacher and these sequences alone.
         gigabytes: Above this size only the logits are kept and the rest is computed each time.
 
     Disk: 4 bytes a logit; 2 bytes (float16) a token, compared layer and unit of width.
@@ -47,20 +49,35 @@ class TeacherCache:
     ) -> None:
         config = teacher.model.config
         folder.mkdir(parents=True, exist_ok=True)
-        self.teacher, self.wanted, self.offsets = teacher, wanted, encoded.offsets
+        self.teacher, self.wanted = teacher, wanted
+        self.offsets, self.output_offsets = encoded.offsets, encoded.output_offsets
         self.slices = len(wanted.hidden) + (len(_RELATIONS) if wanted.relation is not None else 0)
         tokens, width = int(encoded.offsets[-1]), config.hidden_size
         self.bytes = tokens * self.slices * width * 2
         self.keeps_states = 0 < self.bytes <= gigabytes * 1e9
-        n = len(encoded)
-        _discard_others(folder, {**asdict(wanted), "tokens": tokens, "states": self.keeps_states})
-        self.done = _array(folder / "done.bin", np.dtype(np.uint8), (n,))
-        self.logits = _array(folder / "logits.bin", np.dtype(np.float32), (n, config.num_labels))
-        self.states = (
-            _array(folder / "states.bin", np.dtype(np.float16), (tokens, self.slices, width))
-            if self.keeps_states
-            else None
-        )
+        outputs = (int(self.output_offsets[-1]), config.num_labels)
+        sizes = {"tokens": tokens, "outputs": outputs, "states": self.keeps_states}
+        with _lock(folder):
+            _discard_others(folder, {**asdict(wanted), **sizes})
+            self.done = _array(folder / "done.bin", np.dtype(np.uint8), (len(encoded),))
+            self.logits = _array(folder / "logits.bin", np.dtype(np.float32), outputs)
+            self.states = (
+                _array(folder / "states.bin", np.dtype(np.float16), (tokens, self.slices, width))
+                if self.keeps_states
+                else None
+            )
+
+    def fill(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Computes what is missing of the examples in these batches, ahead of the training.
+
+        Several processes that share the folder each do a part. Later none of them computes
+        anything, so that no two can meet an example at once and store it with other last bits.
+        """
+        if not (self.wanted.logits or self.keeps_states):
+            return
+        for inputs in batches:
+            if (self.done[inputs["index"].numpy()] == 0).any():
+                self.features(inputs)
 
     def features(self, inputs: Mapping[str, Tensor]) -> Features:
         """The teacher's features of a batch, from the cache as far as they are in it."""
@@ -78,13 +95,15 @@ class TeacherCache:
 
     def _store(self, index: np.ndarray, missing: np.ndarray, live: Features, mask: Tensor) -> None:
         if live.logits is not None:
-            self.logits[index[missing]] = live.logits.float().cpu().numpy()[missing]
+            outputs = live.logits.float().cpu().numpy()
+            taken = _each(missing, index, self.output_offsets)
+            self.logits[places(self.output_offsets, index[missing])] = outputs[taken]
         if self.states is not None:
             real = mask.bool()
             relations = [live.relations[r][real] for r in _RELATIONS if r in live.relations]
             rows = torch.stack([*live.hidden, *relations], dim=1).to(torch.float16).cpu().numpy()
-            taken = np.repeat(missing, self.offsets[index + 1] - self.offsets[index])
-            self.states[self._tokens(index[missing])] = rows[taken]
+            taken = _each(missing, index, self.offsets)
+            self.states[places(self.offsets, index[missing])] = rows[taken]
         self.done[index[missing]] = 1  # last: a killed run must not believe half a row
 
     def _load(self, index: np.ndarray, inputs: Mapping[str, Tensor]) -> Features:
@@ -92,7 +111,7 @@ class TeacherCache:
         if self.states is None:
             return found
         device = inputs["input_ids"].device
-        rows = torch.from_numpy(self.states[self._tokens(index)]).to(device)
+        rows = torch.from_numpy(self.states[places(self.offsets, index)]).to(device)
         hidden = len(self.wanted.hidden)
         found.hidden = [rows[:, i] for i in range(hidden)]
         if self.wanted.relation is not None:
@@ -106,13 +125,21 @@ class TeacherCache:
     def _cached_logits(self, index: np.ndarray, inputs: Mapping[str, Tensor]) -> Tensor | None:
         if not self.wanted.logits:
             return None
-        return torch.from_numpy(self.logits[index]).to(inputs["input_ids"].device)
+        found = self.logits[places(self.output_offsets, index)]
+        return torch.from_numpy(found).to(inputs["input_ids"].device)
 
-    def _tokens(self, index: np.ndarray) -> np.ndarray:
-        """Rows of the token-wise arrays that belong to the examples, in their order."""
-        starts, lengths = self.offsets[index], self.offsets[index + 1] - self.offsets[index]
-        before = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+
+def _each(flags: np.ndarray, index: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The flag of each sequence, once for each of its entries."""
+    return np.repeat(flags, offsets[index + 1] - offsets[index])
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Another process on this machine may open the cache at the same moment."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _discard_others(folder: Path, layout: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ Modules are named, not imported, so that `--help` and the torch-free verbs start
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +14,8 @@ from typing import Any
 
 from prunella import settings as s
 from prunella.errors import InputError
+from prunella.processes import world_size
+from prunella.together import main_only
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,16 @@ class Verb:
     module: str
     trains: bool
 
+    def run(self, settings: Any) -> Any:
+        """Runs the stage: on every process if it trains a model, else on the first alone.
+
+        Returns:
+            Its result; None on processes that had nothing to do.
+        """
+        if self.name in _ON_EVERY_PROCESS:
+            return self.function()(settings)
+        return main_only(lambda: self.function()(settings))
+
     def function(self) -> Callable[[Any], Any]:
         """The stage's function.
 
@@ -32,7 +45,7 @@ class Verb:
         """
         try:
             if self.trains:
-                _hide_bars()
+                _hush()
             return getattr(import_module(self.module), self.name)
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("prunella") or not self.trains:
@@ -43,11 +56,15 @@ class Verb:
             ) from None
 
 
+# The verbs whose work several processes share; torchrun starts the others on each as well.
+_ON_EVERY_PROCESS = {"teach", "prune", "adapt", "transfer", "quantize"}
+
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         Verb("teach", s.TeachSettings, "prunella.stages.teach", True),
         Verb("prune", s.PruneSettings, "prunella.stages.prune", True),
+        Verb("adapt", s.AdaptSettings, "prunella.stages.adapt", True),
         Verb("transfer", s.TransferSettings, "prunella.stages.transfer", True),
         Verb("quantize", s.QuantizeSettings, "prunella.stages.quantize", True),
         Verb("evaluate", s.EvaluateSettings, "prunella.stages.evaluate", True),
@@ -61,12 +78,14 @@ VERBS: dict[str, Verb] = {
 }
 
 
-def _hide_bars() -> None:
+def _hush() -> None:
     """Our progress is enough: transformers would draw a bar for every file it loads.
 
     torchao, which transformers imports wherever it is installed, complains of kernels that this
-    machine has no use for.
+    machine has no use for; torch's C++ says on every process what our way of distributing costs.
     """
+    if world_size() > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar

@@ -182,6 +182,109 @@ def test_what_makes_another_corpus(tmp_path: Path) -> None:
     assert len({corpus.path for corpus in corpora}) == len(corpora)
 
 
+LINE = "a b c long longer mask a a b"
+
+
+def test_near_duplicates_are_dropped(tmp_path: Path) -> None:
+    names = write(tmp_path / "1.txt", f"a\n{LINE}\n\n{LINE.upper()}\nc\n\n{LINE}.\n\nb b")
+    names += write(tmp_path / "2.jsonl", json.dumps({"text": f"{LINE}\nc c\n{LINE}\nb"}))
+    corpus = tokenize_corpus(names, word_tokenizer(), tmp_path / "cache", deduplicate=True)
+    line = "a b c long long ##er mask a a b"
+    # A document begins with the first paragraph that is left; one that is left without any is gone.
+    assert texts(corpus) == [f"a {line}", "c", "b b", "c c b"]
+    assert (corpus.paragraphs, corpus.dropped) == (6, 4)
+    whole = tokenize_corpus(names, word_tokenizer(), tmp_path / "cache")
+    assert (whole.paragraphs, whole.dropped) == (10, 0)
+    assert whole.fingerprint != corpus.fingerprint
+    again = tokenize_corpus(names, word_tokenizer(), tmp_path / "cache", deduplicate=True)
+    assert (again.path, again.paragraphs, again.dropped) == (corpus.path, 6, 4)
+    assert [side.dropped for side in split(again, 5, seed=0)] == [4, 4]
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_near_duplicates_of_other_chunks_and_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 50)
+    draw, words = random.Random(3), [f"w{number}" for number in range(5000)]
+    lines = [" ".join(draw.choices(words, k=12)) for _ in range(200)]
+    names = write(tmp_path / "a.txt", "\n".join([*lines, *lines[:1] * 100, *lines]))  # empty chunks
+    calls: list[tuple[int, int]] = []
+    given = {"processes": processes, "deduplicate": True}
+    tokenizer, cache = word_tokenizer(words), tmp_path / "cache"
+    corpus = tokenize_corpus(
+        names,
+        tokenizer,
+        cache,
+        progress=lambda done, total: calls.append((done, total)),
+        **given,
+    )
+    alone = tokenize_corpus(write(tmp_path / "b.txt", "\n".join(lines)), tokenizer, cache)
+    assert corpus.tokens.tolist() == alone.tokens.tolist()
+    assert (corpus.paragraphs, corpus.dropped) == (200, 300)
+    assert calls[-1][0] == calls[-1][1]
+    cut = tokenize_corpus(names, tokenizer, cache, max_tokens=60, **given)
+    assert cut.tokens.tolist() == corpus.tokens[:60].tolist()
+    assert (cut.paragraphs, cut.dropped) == (5, 0)  # read as far as needed, whatever the threads
+
+
+def test_corpora_of_earlier_versions_have_no_counts(tmp_path: Path) -> None:
+    corpus = tokenize_corpus(write(tmp_path / "a.txt", "a b"), word_tokenizer(), tmp_path)
+    facts = json.loads((corpus.path / "corpus.json").read_text())
+    for name in ("paragraphs", "dropped"):
+        del facts[name]
+    (corpus.path / "corpus.json").write_text(json.dumps(facts))
+    assert open_corpus(corpus.path).paragraphs is None
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from tokenizers import Tokenizer
+from prunella.data.corpus import tokenize_corpus
+text, tokenizer, cache = sys.argv[1:]
+backend = SimpleNamespace(backend_tokenizer=Tokenizer.from_file(tokenizer))
+corpus = tokenize_corpus([text], backend, Path(cache), processes=1, deduplicate=True)
+status = Path("/proc/self/status").read_text()  # getrusage would count the parent's peak
+print(status.split("VmHWM:")[1].split()[0], corpus.n_tokens, corpus.dropped)
+"""
+
+
+def peak(folder: Path, paragraphs: int) -> tuple[int, int, int]:
+    """Peak memory (bytes), tokens and dropped paragraphs of a text of so many KB, run alone."""
+    words = [f"{number:x}" for number in range(1 << 12)]
+    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.save(str(folder / "tokenizer.json"))
+    text, draw = folder / f"{paragraphs}.txt", random.Random(0)
+    line = ""
+    with text.open("w") as file:
+        for number in range(paragraphs):
+            if number % 10 < 9:  # else the one before, again
+                line = " ".join(draw.choices(words, k=260))
+            file.write(f"{line}\n\n")
+    arguments = [str(text), str(folder / "tokenizer.json"), str(folder / "cache")]
+    root = str(Path(sources.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kilobytes, tokens, dropped = map(int, done.stdout.split())
+    return kilobytes * 1024, tokens, dropped
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    small, large = peak(tmp_path, 1_000), peak(tmp_path, 12_000)
+    assert large[1:] == (10_800 * 260, 1_200)
+    more = (tmp_path / "12000.txt").stat().st_size - (tmp_path / "1000.txt").stat().st_size
+    assert more > 11_000_000
+    assert large[0] - small[0] < more / 4
+
+
 def test_bad_text_leaves_no_corpus(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     good = write(tmp_path / "good.txt", "a b c")

@@ -1,6 +1,8 @@
 """Metrics against hand calculation, scikit-learn and scipy; intervals against theory."""
 
+import time
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +11,15 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from prunella.data.metrics import bootstrap, main_metric, metrics, paired_bootstrap
-from prunella.data.resampling import STATISTICS
+from prunella.data.metrics import (
+    bootstrap,
+    main_metric,
+    metric_names,
+    metrics,
+    paired_bootstrap,
+)
+from prunella.data.scoring.classes import classification
+from prunella.data.scoring.numbers import regression
 from prunella.errors import InputError
 
 
@@ -47,6 +56,12 @@ def test_log_loss_by_hand() -> None:
     assert values["log_loss"] == pytest.approx((np.log(2) + np.log(4)) / 3)
 
 
+def test_log_loss_of_choices() -> None:
+    logits = np.array([[0, 0, -np.inf], [0, 0, 0]])  # the first question has two choices alone
+    values = metrics("multiple-choice", ints(1, 2), ints(0, 2), logits)
+    assert values == pytest.approx({"accuracy": 0.5, "log_loss": (np.log(2) + np.log(3)) / 2})
+
+
 def test_constants_are_zero_and_silent() -> None:
     zeros, ones, both = ints(0, 0, 0, 0), ints(1, 1, 1, 1), ints(0, 1, 0, 1)
     with warnings.catch_warnings():
@@ -69,6 +84,9 @@ def test_constants_are_zero_and_silent() -> None:
 def test_main_metrics() -> None:
     assert main_metric("classification", 2) == "accuracy"
     assert main_metric("regression", 1) == "spearman"
+    assert main_metric("multi-label") == main_metric("token-classification") == "f1"
+    assert main_metric("question-answering") == "f1"
+    assert main_metric("multiple-choice") == "accuracy"
     with pytest.raises(ValueError, match=r"unknown kind.*'tagging'"):
         main_metric("tagging", 5)
 
@@ -97,7 +115,7 @@ def test_resampled_classification_equals_scikit_learn(data: st.DataObject, top: 
     counts = np.random.default_rng(n).integers(0, 3, size=(4, n)).astype(float)
     counts[:, 0] += 1  # no empty resample
     binary = max(labels.max(), predictions.max()) <= 1
-    results = {name: STATISTICS[name](labels, predictions, counts) for name in STATISTICS}
+    results = {name: of(counts) for name, of in classification(labels, predictions).items()}
     for row, count in enumerate(counts):
         y, p = _as_drawn(labels, count), _as_drawn(predictions, count)
         f1 = f1_score(y, p, average="binary" if binary else "macro", zero_division=0)  # pyright: ignore[reportArgumentType]
@@ -122,7 +140,7 @@ def test_resampled_regression_equals_scipy(data: st.DataObject, digits: int) -> 
     # Every resample has the same size in a bootstrap; the correlations rely on no such thing.
     assume(len(counts))
     for name, reference in (("pearson", pearsonr), ("spearman", spearmanr)):
-        values = STATISTICS[name](labels, predictions, counts)
+        values = regression(labels, predictions)[name](counts)
         for value, count in zip(values, counts, strict=True):
             y, p = _as_drawn(labels, count), _as_drawn(predictions, count)
             if np.ptp(y) == 0 or np.ptp(p) == 0:
@@ -173,6 +191,54 @@ def test_pairing_sees_what_separate_intervals_hide() -> None:
     assert alone[0] < 0.89 < alone[1]
     reverse = paired_bootstrap("classification", labels, worse, better, "accuracy")
     assert reverse["high"] == pytest.approx(-result["low"])
+
+
+def _examples(kind: str, n: int) -> tuple[Any, Any, Any]:
+    """Gold, and the predictions of a better and of a worse model."""
+    rng = np.random.default_rng(2)
+    right, wrong = _right_and_wrong(kind, n, rng)
+    good, bad = (
+        [r if drawn < share else w for r, w, drawn in zip(right, wrong, rng.random(n), strict=True)]
+        for share in (0.9, 0.6)
+    )
+    gold = [["the blue dog", "dog"], []] * (n // 2) if kind == "question-answering" else right
+    return gold, good, bad
+
+
+def _right_and_wrong(kind: str, n: int, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
+    if kind == "token-classification":
+        return [["B-X", "I-X", "O"], ["O", "B-Y"]] * (n // 2), [
+            ["B-X", "O", "O"],
+            ["O", "B-X"],
+        ] * (n // 2)
+    if kind == "question-answering":
+        return ["blue dog", ""] * (n // 2), ["blue cat", "dog"] * (n // 2)
+    ids = rng.integers(4, size=(n, 4)) // 2 if kind == "multi-label" else rng.integers(4, size=n)
+    return list(ids), list(1 - ids if kind == "multi-label" else (ids + 1) % 4)
+
+
+EVERY_KIND = ["multi-label", "token-classification", "question-answering", "multiple-choice"]
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_intervals_of_every_metric_of_every_kind(kind: str) -> None:
+    gold, good, bad = _examples(kind, 300)
+    assert main_metric(kind) in metrics(kind, gold, good)
+    assert metric_names(kind, gold) == list(metrics(kind, gold, good))
+    for name, value in metrics(kind, gold, good).items():
+        low, high = bootstrap(kind, gold, good, name, resamples=200)
+        assert low < value < high, name
+        compared = paired_bootstrap(kind, gold, good, bad, name, resamples=200)
+        assert compared["difference"] == pytest.approx(value - metrics(kind, gold, bad)[name])
+        assert compared["low"] > 0, name
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_ten_thousand_examples_take_about_a_second(kind: str) -> None:
+    gold, good, _ = _examples(kind, 10_000)
+    begun = time.process_time()
+    bootstrap(kind, gold, good, main_metric(kind))
+    assert time.process_time() - begun < 5  # half a second alone on a core; tests run beside others
 
 
 def test_chance_differences_are_called_so_as_often_as_promised() -> None:

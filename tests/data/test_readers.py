@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetNotFoundError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunella.data import readers
+from prunella.data.formats import hub
 from prunella.data.readers import content_hash, read_table
 from prunella.errors import InputError
 
@@ -131,6 +131,7 @@ BROKEN = [
     ("t.jsonl", b'{"a": 1}\n\n{"a": \n', "line 3, character 7: not valid JSON"),
     ("t.jsonl", b'[{"a": 1}]\n', "line 1: expected an object .*found list"),
     ("t.jsonl", b'{"a": "\\ud800"}\n', "row 1, column 'a': half of a surrogate pair"),
+    ("t.jsonl", b'{"a": {"b": ["x"]}}\n{"a": {"b": ["\\ud800"]}}\n', "row 2, column 'a': half of"),
     ("t.jsonl", b"[" * 100_000, "line 1: unreadable JSON"),
     ("t.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "line 1: unreadable JSON"),
     ("t.json", b'[\n{"a": 1},\n{"a" 2}\n]', "line 3, character 6: not valid JSON"),
@@ -148,7 +149,8 @@ BROKEN = [
     ("t.parquet", _parquet({"text": _broken_utf8()}), "not a whole parquet file: .*UTF8"),
     ("t.parquet", _parquet(metadata={"huggingface": "{"}), "broken description of its columns"),
     ("t.parquet", _parquet(metadata={"huggingface": "[]"}), "broken description of its columns"),
-    ("t.txt", b"text", "unknown format; use one of .csv, .tsv"),
+    ("t.txt", b"text", "unknown format; a .txt must hold a word a line with its tag"),
+    ("t.doc", b"text", "unknown format; use one of .csv, .tsv"),
     ("t.gz", b"text", "unknown format"),
 ]
 
@@ -162,7 +164,7 @@ def test_broken_files(tmp_path: Path, name: str, contents: bytes, message: str) 
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("format", ["csv", "tsv", "jsonl", "json"])
+@pytest.mark.parametrize("format", ["csv", "tsv", "jsonl", "json", "conll", "txt"])
 @given(
     contents=st.binary(max_size=40)
     | st.text('{}[]:,"\\\t\r\n ab1\u2028', max_size=40).map(str.encode)
@@ -219,7 +221,7 @@ def test_hub_names(
             raise DatasetNotFoundError(asked)
         return datasets.Dataset.from_dict({"text": [split]})
 
-    monkeypatch.setattr(readers.datasets, "load_dataset", load)
+    monkeypatch.setattr(hub.datasets, "load_dataset", load)
     assert read_table(source, "test").to_list() == [{"text": "test"}]
     with pytest.raises(InputError, match="no such data set"):
         read_table("hub:no/such/thing", "test")
@@ -229,7 +231,7 @@ def test_a_hub_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object, **__: object) -> None:
         raise ValueError("Unknown split \"dev\". Should be one of ['train']")
 
-    monkeypatch.setattr(readers.datasets, "load_dataset", load)
+    monkeypatch.setattr(hub.datasets, "load_dataset", load)
     with pytest.raises(InputError, match="split 'dev': Unknown split"):
         read_table("hub:imdb", "dev")
 

@@ -7,40 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from prunella.data.task_batches import (
     MEGA_BATCH,
     EncodedTask,
     TaskBatches,
     collate,
-    encode,
     eval_batches,
+    places,
 )
-from prunella.data.tasks import TaskData
 from prunella.errors import InputError
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
-PAD, UNK, CLS, SEP, A, B, C, D = range(8)
-
-
-@pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
-
-
-def task(texts: list[str], pairs: list[str] | None = None, labels: Any = None) -> TaskData:
-    if labels is None:
-        labels = np.arange(len(texts)) % 2
-    return TaskData("classification", texts, pairs, labels, ["0", "1"], "here", "")
 
 
 def lengths_task(lengths: list[int], max_length: int = 64) -> EncodedTask:
@@ -48,7 +24,7 @@ def lengths_task(lengths: list[int], max_length: int = 64) -> EncodedTask:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = np.repeat(np.arange(len(lengths), dtype=np.int32) + 1, lengths)
     labels = np.arange(len(lengths), dtype=np.int64) * 10
-    return EncodedTask(ids, offsets, None, labels, max_length, "")
+    return EncodedTask(ids, offsets, None, labels, max_length)
 
 
 def batches(encoded: EncodedTask, **changes: Any) -> TaskBatches:
@@ -60,65 +36,6 @@ def rows(source: Any, positions: range) -> list[list[int]]:
     return [source[i]["index"].tolist() for i in positions]
 
 
-def test_encoding_of_single_texts(tokenizer: PreTrainedTokenizerFast) -> None:
-    encoded = encode(task(["a b", "c x d a"]), tokenizer, 5, token_types=False)
-    assert encoded.ids.tolist() == [CLS, A, B, SEP, CLS, C, UNK, D, SEP]
-    assert encoded.offsets.tolist() == [0, 4, 9]
-    assert encoded.lengths.tolist() == [4, 5]
-    assert encoded.token_types is None
-    assert encoded.labels.tolist() == [0, 1]
-
-
-def test_the_longer_text_of_a_pair_is_cut_first(tokenizer: PreTrainedTokenizerFast) -> None:
-    encoded = encode(task(["a b c d", "a"], ["a b", "b"]), tokenizer, 7, token_types=True)
-    assert encoded.ids[:7].tolist() == [CLS, A, B, SEP, A, B, SEP]
-    assert encoded.ids[7:].tolist() == [CLS, A, SEP, B, SEP]
-    assert encoded.token_types is not None
-    assert encoded.token_types.tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1]
-
-
-def test_the_tokenizer_is_left_as_it_was(tokenizer: PreTrainedTokenizerFast) -> None:
-    plain = tokenizer.backend_tokenizer.to_str()
-    encode(task(["a b c"]), tokenizer, 4, token_types=True)
-    assert tokenizer.backend_tokenizer.to_str() == plain
-    tokenizer.backend_tokenizer.enable_truncation(9, stride=1, strategy="only_first")
-    tokenizer.backend_tokenizer.enable_padding(length=12, pad_id=1)
-    special = tokenizer.backend_tokenizer.to_str()
-    encoded = encode(task(["a b c"]), tokenizer, 4, token_types=True)
-    assert encoded.ids.tolist() == [CLS, A, B, SEP]
-    assert tokenizer.backend_tokenizer.to_str() == special
-
-
-def test_many_texts_keep_their_order(tokenizer: PreTrainedTokenizerFast) -> None:
-    texts = [" ".join("abcdefgh"[: 1 + i % 8]) for i in range(2500)]
-    encoded = encode(task(texts), tokenizer, 16, token_types=False)
-    assert encoded.lengths.tolist() == [3 + i % 8 for i in range(2500)]
-
-
-def test_the_fingerprint_is_of_what_a_model_sees(tokenizer: PreTrainedTokenizerFast) -> None:
-    def fingerprint(data: TaskData, max_length: int = 8, token_types: bool = True) -> str:
-        return encode(data, tokenizer, max_length, token_types=token_types).fingerprint
-
-    base = fingerprint(task(["a b c", "d"]))
-    assert fingerprint(task(["a   b c", "d"]), max_length=9) == base
-    others = {
-        fingerprint(task(["a b", "c d"])),
-        fingerprint(task(["a b c", "d"], labels=np.array([1, 1]))),
-        fingerprint(task(["a b c", "d"]), max_length=4),
-        fingerprint(task(["a b c", "d"]), token_types=False),
-    }
-    assert len(others | {base}) == 5
-
-
-def test_lengths_without_room_or_beyond_the_model(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.model_max_length = 10
-    assert len(encode(task(["a b"]), tokenizer, 3, token_types=False).ids) == 3
-    assert len(encode(task(["a b"], ["c d"]), tokenizer, 5, token_types=False).ids) == 5
-    for data, max_length in ((task(["a"]), 2), (task(["a"], ["b"]), 4), (task(["a"]), 11)):
-        with pytest.raises(InputError, match=rf"max_length {max_length}: .* to 10"):
-            encode(data, tokenizer, max_length, token_types=False)
-
-
 def test_a_batch_by_hand() -> None:
     encoded = EncodedTask(
         ids=np.array([2, 4, 3, 2, 5, 6, 3], dtype=np.int32),
@@ -126,7 +43,6 @@ def test_a_batch_by_hand() -> None:
         token_types=np.array([0, 1, 1, 0, 0, 1, 1], dtype=np.uint8),
         labels=np.array([0.5, 1.5], dtype=np.float32),
         max_length=6,
-        fingerprint="",
     )
     batch = collate(encoded, np.array([1, 0]), pad_id=9)
     expected = {
@@ -254,3 +170,28 @@ def test_evaluation_sees_each_example_once_longest_first() -> None:
     assert len(source) == 3
     assert rows(source, range(3)) == [[1, 5, 3], [4, 0, 6], [2]]
     assert source[1]["input_ids"].tolist() == [[5, 5, 5, 5], [1, 1, 1, 7], [7, 7, 7, 7]]
+
+
+@given(counts=st.lists(st.integers(0, 4), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_places_of_sequences_in_a_flat_array(counts: list[int], seed: int) -> None:
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    chosen = np.random.default_rng(seed).permutation(len(counts))
+    expected = [place for i in chosen for place in range(offsets[i], offsets[i + 1])]
+    assert places(offsets, chosen).tolist() == expected
+
+
+def test_watched_tokens_and_their_labels_by_hand() -> None:
+    encoded = EncodedTask(
+        ids=np.array([2, 4, 3, 2, 5, 6, 3], dtype=np.int32),
+        offsets=np.array([0, 3, 7]),
+        token_types=None,
+        labels=np.array([7, 8, 9]),
+        max_length=6,
+        watched=np.array([0, 1, 0, 0, 1, 1, 0], dtype=bool),
+        token_labels=True,
+    )
+    assert encoded.output_offsets.tolist() == [0, 1, 3]
+    batch = collate(encoded, np.array([1, 0]), pad_id=0)
+    assert batch["watched"].tolist() == [[False, True, True, False], [False, True, False, False]]
+    assert batch["labels"].tolist() == [8, 9, 7]  # in the order of batch[watched]
+    assert batch["input_ids"][batch["watched"]].tolist() == [5, 6, 4]

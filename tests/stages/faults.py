@@ -6,22 +6,25 @@ that it holds no threads), which takes a tenth of the time of starting Python an
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     [
         *("prunella.stages.teach", "prunella.stages.prune", "prunella.stages.quantize"),
-        *("prunella.stages.transfer", "prunella.cli", "transformers.models.bert.modeling_bert"),
+        *("prunella.stages.adapt", "prunella.stages.transfer", "prunella.cli"),
+        "transformers.models.bert.modeling_bert",
     ]
 )
 _SECONDS = 200
@@ -49,7 +52,7 @@ def start_with(
     """Starts such a process; `end` waits for it."""
     name = f"{fault.replace(':', '-')}-{(environment or {}).get('RANK', '0')}"
     files = [folder / f"{name}.{kind}" for kind in ("out", "err")]
-    process = _CONTEXT.Process(
+    process = CONTEXT.Process(
         target=_child, args=(fault, list(arguments), files, environment or {})
     )
     process.start()
@@ -188,20 +191,21 @@ def _stage(module: str, name: str) -> Callable[[int], None]:
 
 def _teacher_cache_half_filled(number: int) -> None:
     """When the outputs of a batch are stored and not yet vouched for."""
+    from prunella.data.task_batches import places
     from prunella.teacher_cache import TeacherCache
 
-    original = TeacherCache._tokens
+    original = TeacherCache._store
     left = number
 
-    def wrapped(self: TeacherCache, index: Any) -> Any:
+    def wrapped(self: TeacherCache, index: Any, missing: Any, *rest: Any) -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            self.logits[index] = -1000.0
+            self.logits[places(self.output_offsets, index[missing])] = -1000.0
             _kill()
-        return original(self, index)
+        original(self, index, missing, *rest)
 
-    TeacherCache._tokens = wrapped
+    setattr(TeacherCache, "_store", wrapped)  # noqa: B010
 
 
 def _full_disk_at_step(number: int) -> None:
@@ -211,16 +215,54 @@ def _full_disk_at_step(number: int) -> None:
 def _full_disk_at_end(number: int) -> None:
     from prunella.stages import prune
 
-    _before(prune, "held_out", _fill_disk, number)
+    _before(prune, "figures", _fill_disk, number)
+
+
+def _other_text(number: int) -> None:
+    """The files on this machine are not those on the others."""
+    from prunella.data.sources import TextFile
+
+    TextFile.digest = lambda self: f"other text {number}"
+
+
+def _recording(number: int) -> None:
+    """No fault: writes hashes of all masks of this process, and of their weights, in the end."""
+    from prunella import cli
+    from prunella.sparsity.masks import Masks
+
+    made: list[Masks] = []
+    prepare, leave = Masks.__init__, cli.leave
+
+    def watched(self: Masks, *args: Any) -> None:
+        prepare(self, *args)
+        made.append(self)
+
+    def record() -> None:
+        held = [[_hash(m.codes.values()), _hash(m.parameters.values())] for m in made]
+        folder, rank = os.environ["RECORDS"], os.environ["RANK"]
+        Path(folder, f"rank{rank}.json").write_text(json.dumps(held))
+        leave()
+
+    setattr(Masks, "__init__", watched)  # noqa: B010
+    cli.leave = record
+
+
+def _hash(tensors: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
 
 
 FAULTS: dict[str, Callable[[int], None]] = {
     "none": lambda number: None,
+    "recording": _recording,
+    "other-text": _other_text,
     "step": _at_step,
     "before-optimizer-state": _before_optimizer_state,
     "masks-half-written": _masks_half_written,
     "before-cleaning": _before_cleaning,
-    "before-evaluation": _stage("stages.prune", "held_out"),
+    "before-evaluation": _stage("stages.prune", "figures"),
     "before-verification": _stage("stages.common", "verify_pattern"),
     "before-publishing": _stage("workspace", "publish"),
     "between-renames": _between_renames,

@@ -25,14 +25,16 @@ from prunella import settings as s
 from prunella.checkpoint import open_checkpoint
 from prunella.errors import InputError
 from prunella.inspection import inspect
-from prunella.models import fetch, load_finished, load_tokenizer
+from prunella.models import fetch, load_finished
 from prunella.packing import pack, unpack
-from prunella.stages import task as task_stage
-from prunella.stages.evaluate import Evaluation, evaluate, read_rows
+from prunella.stages import examples as examples_module
+from prunella.stages.evaluate import Evaluation, evaluate
+from prunella.stages.examples import open_for_evaluation
 from prunella.stages.prune import plan_targets, prune
 from prunella.stages.quantize import quantize
 from prunella.stages.teach import teach
 from prunella.stages.transfer import transfer
+from prunella.training.task import predict_logits
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra")
 Make = Callable[..., Path]
@@ -77,11 +79,13 @@ def chain(
     transfer(s.TransferSettings(model=out("dense"), out=out("task-dense"), **rows))
     taught: dict[str, Any] = {**rows, "teacher": out("task-dense")}
     transfer(s.TransferSettings(model=out("sparse"), out=out("task"), **taught))
-    predict = task_stage.predict_logits
+    predict = examples_module.predict_logits
     seen: list[np.ndarray] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            task_stage, "predict_logits", lambda *a, **k: seen.append(predict(*a, **k)) or seen[-1]
+            examples_module,
+            "predict_logits",
+            lambda *a, **k: seen.append(predict(*a, **k)) or seen[-1],
         )
         quantize(s.QuantizeSettings(model=out("task"), out=out("int8"), **taught))
     evaluation = evaluate(
@@ -198,16 +202,15 @@ def test_quantised_model_predicts_after_reload_what_it_did_before(chain: Chain) 
 
 def logits_of(place: Place, name: str, model: Any = None) -> np.ndarray:
     checkpoint = fetch(place.out(name))
-    rows = read_rows(
+    examples, _ = open_for_evaluation(
         s.EvaluateSettings(model=place.out(name), data=place.rows()["validation"]),
         checkpoint,
         AutoConfig.from_pretrained(checkpoint.path),
     )
-    made = load_tokenizer(checkpoint)
-    token_types = checkpoint.config.get("type_vocab_size", 0) > 1
-    encoded = task_stage.encode(rows, made, 24, token_types=token_types)  # type: ignore[arg-type]
-    return task_stage.predict_logits(
-        model or load_finished(checkpoint), encoded, batch_size=64, pad_id=made.pad_token_id or 0
+    assert examples.reading.max_length == 24  # as in training
+    padding = examples.reading.tokenizer.pad_token_id or 0
+    return predict_logits(
+        model or load_finished(checkpoint), examples.encoded, batch_size=64, pad_id=padding
     )
 
 
@@ -278,7 +281,7 @@ def test_bert_teaches_distilbert(
         model.register_forward_pre_hook(look, with_kwargs=True)
         return model.eval().requires_grad_(False)
 
-    monkeypatch.setattr("prunella.stages.prune.eval_mode", watched)
+    monkeypatch.setattr("prunella.stages.upstream.eval_mode", watched)
     settings = s.PruneSettings(
         model=student,
         teacher=teacher,
@@ -442,6 +445,7 @@ def test_teach_from_a_model_without_head_trains_it_first(
     base = str(tiny_checkpoint("bert", "base"))
     phases: list[tuple[str, dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
     from prunella.stages import teach as stage
+    from prunella.stages import upstream
 
     def watched(model: Any, plan: Any, settings: Any, train: Any = stage.train) -> Any:
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -451,7 +455,8 @@ def test_teach_from_a_model_without_head_trains_it_first(
         )
         return summary
 
-    monkeypatch.setattr(stage, "train", watched)
+    for module in (stage, upstream):
+        monkeypatch.setattr(module, "train", watched)
     result = teach(
         s.TeachSettings(
             model=base, out=place.out("bare-taught"), steps=3, head_steps=2, **place.text

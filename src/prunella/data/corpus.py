@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer
 
+from prunella.data import near_duplicates
 from prunella.data.encoding import Progress, TextPipeline, plain_encoder
 from prunella.data.sources import Source, resolve
 from prunella.errors import InputError
@@ -42,6 +43,8 @@ class Corpus:
         n_tokens: Tokens in the chosen documents.
         chosen: (n_chosen,) int64, ascending: the documents that belong to this corpus; None
             means all of them.
+        paragraphs: Paragraphs of the folder, unless it was made before they were counted.
+        dropped: Near-duplicate paragraphs that were left out of it.
     """
 
     tokens: np.memmap
@@ -50,6 +53,8 @@ class Corpus:
     path: Path
     n_tokens: int
     chosen: np.ndarray | None = None
+    paragraphs: int | None = None
+    dropped: int = 0
 
     def spans(self) -> tuple[np.ndarray, np.ndarray]:
         """Return where the chosen documents begin in `tokens`, and their lengths (int64)."""
@@ -71,6 +76,7 @@ def tokenize_corpus(
     processes: int | None = None,
     progress: Progress | None = None,
     max_tokens: int | None = None,
+    deduplicate: bool = False,
 ) -> Corpus:
     """Tokenise text once, or open what an earlier run made of the same text and tokenizer.
 
@@ -82,9 +88,11 @@ def tokenize_corpus(
         tokenizer: Its normaliser, pre-tokeniser and model are used; it is not changed. The names
             of special tokens in the text are plain text.
         cache_dir: Where the folder of the corpus is made.
-        processes: Texts encoded in parallel (threads of the Rust encoder); default: all cores.
+        processes: Texts encoded in parallel; default: all cores.
         progress: Called with (done, total), in bytes on disk of the files and rows of data sets.
         max_tokens: Stop after this many tokens; None takes all text.
+        deduplicate: Leave out paragraphs that are nearly the same as an earlier one; see
+            `prunella.data.near_duplicates`.
 
     Raises:
         InputError: Missing, empty or damaged text; a cache that cannot be written.
@@ -95,10 +103,11 @@ def tokenize_corpus(
         raise InputError(f"processes is {processes}; it must be at least 1.")
     found = resolve(sources)
     encoder = plain_encoder(tokenizer)
-    fingerprint = _fingerprint(found, encoder, max_tokens)
+    fingerprint = _fingerprint(found, encoder, max_tokens, deduplicate)
     folder = cache_dir / f"corpus-{fingerprint[:24]}"
     if not folder.exists():
-        texts = TextPipeline(found, encoder, processes or len(os.sched_getaffinity(0)), progress)
+        threads = processes or len(os.sched_getaffinity(0))
+        texts = TextPipeline(found, encoder, threads, progress, deduplicate)
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             with _lock(folder.with_suffix(".lock")):
@@ -124,7 +133,15 @@ def open_corpus(folder: Path) -> Corpus:
         tokens = np.memmap(folder / "tokens.bin", dtype=facts["dtype"], mode="r")
         if not len(tokens) == facts["n_tokens"] == documents[-1]:
             raise ValueError("the files do not belong together")
-        return Corpus(tokens, documents, facts["fingerprint"], folder, len(tokens))
+        return Corpus(
+            tokens,
+            documents,
+            facts["fingerprint"],
+            folder,
+            len(tokens),
+            paragraphs=facts.get("paragraphs"),
+            dropped=facts.get("dropped", 0),
+        )
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{folder}: this tokenised corpus is damaged ({error}). Delete the folder."
@@ -185,7 +202,9 @@ def _reopen(path: Path, fingerprint: str, n_tokens: int, chosen: np.ndarray | No
     return replace(open_corpus(path), fingerprint=fingerprint, n_tokens=n_tokens, chosen=chosen)
 
 
-def _fingerprint(sources: list[Source], encoder: Tokenizer, max_tokens: int | None) -> str:
+def _fingerprint(
+    sources: list[Source], encoder: Tokenizer, max_tokens: int | None, deduplicate: bool
+) -> str:
     parts = json.loads(encoder.to_str())
     what_decides_ids = ("normalizer", "pre_tokenizer", "model", "added_tokens")
     facts = {
@@ -194,6 +213,8 @@ def _fingerprint(sources: list[Source], encoder: Tokenizer, max_tokens: int | No
         "sources": [source.digest() for source in sources],
         "max_tokens": max_tokens,
     }
+    if deduplicate:
+        facts["near_duplicates"] = near_duplicates.METHOD
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -213,13 +234,13 @@ def _build(folder: Path, texts: TextPipeline, fingerprint: str, max_tokens: int 
     try:
         largest = max(texts.encoder.get_vocab().values(), default=0)
         dtype = np.dtype(np.uint16 if largest < 1 << 16 else np.uint32)
-        borders, n_tokens = _write_tokens(partial / "tokens.bin", texts, dtype, max_tokens)
+        borders, counts = _write_tokens(partial / "tokens.bin", texts, dtype, max_tokens)
         np.save(partial / "documents.npy", borders)
         facts = {
             "format": FORMAT,
             "fingerprint": fingerprint,
             "dtype": dtype.name,
-            "n_tokens": n_tokens,
+            **counts,
             "n_documents": len(borders) - 1,
             "sources": [source.name for source in texts.sources],
         }
@@ -235,18 +256,22 @@ def _build(folder: Path, texts: TextPipeline, fingerprint: str, max_tokens: int 
 
 def _write_tokens(
     path: Path, texts: TextPipeline, dtype: np.dtype, max_tokens: int | None
-) -> tuple[np.ndarray, int]:
-    """Stream ids to the file; return the document borders (int64) and the number of tokens."""
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Stream ids to the file; return the document borders (int64) and what was counted."""
     total, limit = 0, max_tokens or 2**62
+    paragraphs = dropped = 0
     starts = [np.zeros(1, np.int64)]
     with path.open("wb") as file, contextlib.closing(texts.encoded(dtype)) as chunks:
-        for ids, begins in chunks:
-            starts.append(begins + total)
-            file.write(ids[: limit - total].data)
-            total = min(total + len(ids), limit)
+        for chunk in chunks:
+            starts.append(chunk.begins + total)
+            file.write(chunk.ids[: limit - total].data)
+            total = min(total + len(chunk.ids), limit)
+            paragraphs += chunk.paragraphs
+            dropped += chunk.dropped
             if total == limit:
                 break
     if total == 0:
         raise InputError(f"{texts.sources[0].name}: the tokenizer makes no token of this text.")
     borders = np.unique(np.concatenate(starts))  # a document without tokens adds no border
-    return np.append(borders[borders < total], total), total
+    counts = {"n_tokens": total, "paragraphs": paragraphs, "dropped": dropped}
+    return np.append(borders[borders < total], total), counts

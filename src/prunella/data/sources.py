@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from prunella.data.digests import contents_digest
 from prunella.errors import InputError
 
 PIECE_BYTES = 1 << 16
@@ -53,8 +54,7 @@ class TextFile:
     def digest(self) -> str:
         """Return what identifies the text: the hash of the bytes and how they are read."""
         try:
-            with self.path.open("rb") as file:
-                contents = hashlib.file_digest(file, "sha256").hexdigest()
+            contents = contents_digest(self.path)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}.") from error
         return f"{self._compression()}:{'rows' if self._has_rows() else 'plain'}:{contents}"

@@ -7,37 +7,41 @@ transformers' own `LengthGroupedSampler`, keeps the padding small and the order 
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from prunella.data.tasks import TaskData
 from prunella.errors import InputError
 
 # Batches that are sorted by length together: enough for little padding, few enough that a batch
 # still meets different neighbours in every epoch.
 MEGA_BATCH = 50
-_TOKENIZE_AT_ONCE = 1000  # texts; bounds the memory of the tokenizer's intermediate objects
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedTask:
-    """The token ids of n examples, end to end in one array.
+    """The token ids of n sequences, end to end in one array.
+
+    Most rows are one sequence; a long text is several windows, a multiple choice one a choice.
 
     Attributes:
-        ids: [total tokens] int32; example i is ids[offsets[i] : offsets[i + 1]].
+        ids: [total tokens] int32; sequence i is ids[offsets[i] : offsets[i + 1]].
         offsets: [n + 1] int64.
         token_types: [total tokens] uint8, or None where the model takes none.
-        labels: [n] int64 class ids or float32 scores.
-        max_length: Tokens that an example may have at most, special ones included.
-        fingerprint: sha256 (hex) of ids, token types and labels: what a model would see. A
-            teacher's cached outputs belong to it.
+        labels: What the loss compares with: a row for each sequence, or an id for each watched
+            token if `token_labels`.
+        max_length: Tokens that a sequence may have at most, special ones included.
+        examples: [n] int64, rising: the row of each sequence; None if sequence i is row i.
+        together: Whether the sequences of a row must be in one batch.
+        watched: [total tokens] bool: the tokens whose outputs are read; None if a sequence has
+            one output.
+        token_labels: Whether labels belong to watched tokens.
+        counts: What was odd, and how often ("rows_cut"), for the user to know.
     """
 
     ids: np.ndarray
@@ -45,100 +49,67 @@ class EncodedTask:
     token_types: np.ndarray | None
     labels: np.ndarray
     max_length: int
-    fingerprint: str
+    examples: np.ndarray | None = None
+    together: bool = False
+    watched: np.ndarray | None = None
+    token_labels: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example: [n] int64."""
+        """Tokens of each sequence: [n] int64."""
         return np.diff(self.offsets)
 
-
-def encode(
-    data: TaskData, tokenizer: PreTrainedTokenizerFast, max_length: int, *, token_types: bool
-) -> EncodedTask:
-    """Tokenise a task once, with special tokens, cut to `max_length` tokens.
-
-    Of a pair the longer text is cut first (`longest_first`).
-
-    Args:
-        data: The task.
-        tokenizer: A fast tokenizer; it is left as it was.
-        max_length: Tokens an example may have at most, special ones included.
-        token_types: Whether the model takes token_type_ids (DistilBERT does not).
-
-    Raises:
-        InputError: `max_length` has no room for text, or is more than the tokenizer's model takes.
-    """
-    special = tokenizer.num_special_tokens_to_add(pair=data.pairs is not None)
-    least = special + (1 if data.pairs is None else 2)
-    if not least <= max_length <= tokenizer.model_max_length:
-        raise InputError(
-            f"max_length {max_length}: this tokenizer takes {least} to {tokenizer.model_max_length}"
-        )
-    ids: list[list[int]] = []
-    types: list[list[int]] = []
-    backend = tokenizer.backend_tokenizer
-    truncation, padding = backend.truncation, backend.padding
-    try:
-        for start in range(0, len(data), _TOKENIZE_AT_ONCE):
-            part = slice(start, start + _TOKENIZE_AT_ONCE)
-            out = tokenizer(
-                data.texts[part],
-                None if data.pairs is None else data.pairs[part],
-                truncation="longest_first",
-                max_length=max_length,
-                return_attention_mask=False,
-                return_token_type_ids=token_types,
-            )
-            ids += out["input_ids"]
-            types += out["token_type_ids"] if token_types else []
-    finally:  # else the limit set here would be saved with the tokenizer
-        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
-        backend.no_padding() if padding is None else backend.enable_padding(**padding)
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    flat = _flat(ids, np.int32, offsets[-1])
-    flat_types = _flat(types, np.uint8, offsets[-1]) if token_types else None
-    digest = hashlib.sha256()
-    for array in (offsets, flat, flat_types, data.labels):
-        digest.update(b"none" if array is None else array.tobytes())
-    return EncodedTask(flat, offsets, flat_types, data.labels, max_length, digest.hexdigest())
+    @cached_property
+    def output_offsets(self) -> np.ndarray:
+        """Outputs of sequence i, among those of all, are [i] : [i + 1]. [n + 1] int64."""
+        if self.watched is None:
+            return np.arange(len(self) + 1)
+        return np.concatenate([[0], np.cumsum(self.watched)])[self.offsets].astype(np.int64)
 
 
-def _flat(rows: list[list[int]], dtype: type[np.generic], total: int) -> np.ndarray:
-    return np.fromiter(chain.from_iterable(rows), dtype=dtype, count=total)
+def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where the entries of the sequences `rows` stand in a flat array, one after the other."""
+    starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
+    before = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
 def collate(
     encoded: EncodedTask, rows: np.ndarray, pad_id: int, width: int | None = None
 ) -> dict[str, Tensor]:
-    """One batch of the examples `rows` [b], padded on the right to `width` or to the longest row.
+    """One batch of the sequences `rows` [b], padded on the right to `width` or to the longest.
 
     Returns:
-        input_ids, attention_mask and, if encoded, token_type_ids: [b, width] int64; labels [b];
-        index [b] int64, which is `rows`.
+        input_ids, attention_mask and, if encoded, token_type_ids: [b, width] int64; watched, if
+        any: [b, width] bool; labels of these sequences or of these watched tokens; index [b]
+        int64, which is `rows`; example [b] int64 where they belong together.
     """
-    starts = encoded.offsets[rows]
-    lengths = encoded.offsets[rows + 1] - starts
-    columns = np.arange(width or int(lengths.max()))
-    mask = columns < lengths[:, None]
-    where = (starts[:, None] + columns)[mask]
+    lengths = encoded.offsets[rows + 1] - encoded.offsets[rows]
+    mask = np.arange(width or int(lengths.max())) < lengths[:, None]
+    where = places(encoded.offsets, rows)
 
-    def padded(flat: np.ndarray, fill: int) -> Tensor:
-        out = np.full(mask.shape, fill, dtype=np.int64)
+    def padded(flat: np.ndarray, fill: int, dtype: type[np.generic] = np.int64) -> Tensor:
+        out = np.full(mask.shape, fill, dtype=dtype)
         out[mask] = flat[where]
         return torch.from_numpy(out)
 
+    labelled = places(encoded.output_offsets, rows) if encoded.token_labels else rows
     batch = {
         "input_ids": padded(encoded.ids, pad_id),
         "attention_mask": torch.from_numpy(mask.astype(np.int64)),
-        "labels": torch.from_numpy(encoded.labels[rows]),
+        "labels": torch.from_numpy(encoded.labels[labelled]),
         "index": torch.from_numpy(rows.astype(np.int64)),
     }
     if encoded.token_types is not None:
         batch["token_type_ids"] = padded(encoded.token_types, 0)
+    if encoded.watched is not None:
+        batch["watched"] = padded(encoded.watched, 0, np.bool_)
+    if encoded.together and encoded.examples is not None:
+        batch["example"] = torch.from_numpy(encoded.examples[rows])
     return batch
 
 
@@ -166,7 +137,8 @@ class TaskBatches:
 
         Args:
             encoded: The examples.
-            batch_size: Examples in a micro-batch.
+            batch_size: Examples in a micro-batch: sequences, or rows whose sequences belong
+                together.
             epochs: Length of the run in passes over the data; part of one is allowed.
             steps: Or its length in optimiser steps of `accumulation` micro-batches.
             seed: Seed of the order, >= 0.
@@ -184,7 +156,8 @@ class TaskBatches:
             )
         self.encoded = encoded
         self.batch_size = batch_size
-        self.batches_per_epoch = math.ceil(len(encoded) / batch_size)
+        self._units = _units(encoded)
+        self.batches_per_epoch = math.ceil((len(self._units) - 1) / batch_size)
         self._seed = seed
         self._bucket = bucket
         self._pad_id = pad_id
@@ -204,15 +177,16 @@ class TaskBatches:
         if self._plan[0] != epoch:
             self._plan = (epoch, self._epoch(epoch))
         width = None if self._bucket else self.encoded.max_length
-        return collate(self.encoded, self._plan[1][at], self._pad_id, width)
+        rows = places(self._units, self._plan[1][at])
+        return collate(self.encoded, rows, self._pad_id, width)
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """The rows of each batch of an epoch."""
+        """The examples of each batch of an epoch."""
         rng = np.random.default_rng([self._seed, epoch])
-        order = rng.permutation(len(self.encoded))
+        order = rng.permutation(len(self._units) - 1)
         if not self._bucket:
             return _cut(order, self.batch_size)
-        lengths = self.encoded.lengths
+        lengths = np.maximum.reduceat(self.encoded.lengths, self._units[:-1])
         mega_batches = _cut(order, MEGA_BATCH * self.batch_size)
         by_length = [mega[np.argsort(lengths[mega], kind="stable")] for mega in mega_batches]
         batches = _cut(np.concatenate(by_length), self.batch_size)
@@ -220,7 +194,7 @@ class TaskBatches:
 
 
 class EvalBatches:
-    """Every example once, sorted by length; "index" tells which row of the task it is."""
+    """Every sequence once, sorted by length; "index" tells which one it is."""
 
     def __init__(self, encoded: EncodedTask, batch_size: int, pad_id: int) -> None:
         # The longest first: if memory is too small it shows at once, not at the end.
@@ -239,6 +213,14 @@ class EvalBatches:
 def eval_batches(encoded: EncodedTask, batch_size: int, pad_id: int) -> EvalBatches:
     """Batches for evaluation: see `EvalBatches`. The order does not matter for the result."""
     return EvalBatches(encoded, batch_size, pad_id)
+
+
+def _units(encoded: EncodedTask) -> np.ndarray:
+    """Example i is the sequences [i] : [i + 1]. [examples + 1] int64."""
+    if not encoded.together or encoded.examples is None:
+        return np.arange(len(encoded) + 1)
+    begins = np.flatnonzero(np.diff(encoded.examples, prepend=-1))
+    return np.append(begins, len(encoded))
 
 
 def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:

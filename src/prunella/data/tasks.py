@@ -1,22 +1,16 @@
-"""Labelled tasks: one text or a pair of texts, with a class or a score for each."""
+"""The columns of a labelled table: which one holds what, and the texts in them."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import datasets
-import numpy as np
 
-from prunella.data.labels import clean, list_rows, looks_like_scores, to_class_ids, to_scores
-from prunella.data.readers import read_table
+from prunella.data.labels import list_rows
 from prunella.errors import InputError
-
-Kind = Literal["classification", "regression"]
 
 # What the usual data sets call their columns.
 PAIR_COLUMNS = (
@@ -30,116 +24,103 @@ TEXT_COLUMNS = ("sentence", "text")
 LABEL_COLUMNS = ("label", "labels", "score")
 
 
-@dataclass(frozen=True, eq=False)
-class TaskData:
-    """The examples of one split of a task, in the order of the file.
+@dataclass(frozen=True)
+class Columns:
+    """Columns as a user names them; None is to be found by its usual name.
 
     Attributes:
-        kind: What the labels are.
-        texts: n texts, none empty.
-        pairs: The second text of each example, or None for single-text tasks.
-        labels: [n]; int64 class ids, or float32 scores.
-        label_names: The name of each class id; empty for regression.
-        source: Where the data came from.
-        fingerprint: sha256 (hex) of everything above but `source`.
+        text: The (first) text, the words of token classification, or the question.
+        pair: The second text, or the context of a question.
+        label: The label, the tags, or the answers; several between commas for 0/1 columns.
+        choices: The choices of multiple choice: a column of lists, or several between commas.
     """
 
-    kind: Kind
-    texts: list[str]
-    pairs: list[str] | None
-    labels: np.ndarray
-    label_names: list[str]
-    source: str
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.texts)
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    choices: str | None = None
 
 
-def load_task(
-    source: str,
-    *,
-    text: str | None,
-    pair: str | None,
-    label: str | None,
-    kind: Literal["auto", "classification", "regression"] = "auto",
-    label_names: list[str] | None = None,
-    split: str | None = None,
-) -> TaskData:
-    """Load and check one split of a task.
+@dataclass(frozen=True)
+class Usual:
+    """The usual names of a kind of task.
 
-    Load the training split first, then the others with its `kind` and `label_names`: then a
-    class means the same everywhere, and a label that training never saw is an error.
-
-    Args:
-        source: See `prunella.data.readers.read_table`.
-        text: Column of the (first) text; None finds the usual names.
-        pair: Column of the second text; None for single texts, or found together with `text`.
-        label: Column of the label; None finds the usual names.
-        kind: "auto" is regression where a label has a fraction, else classification.
-        label_names: Classes in the order of their ids, from training or from a model's head.
-            None (or empty) takes the names that come with the data, else the sorted labels.
-        split: The split of a Hub data set.
-
-    Raises:
-        InputError: Anything wrong with the file, its columns, its texts or its labels.
+    Attributes:
+        texts: (text, second text or None); of those that are there exactly one must be.
+        labels: Likewise of the labels.
     """
-    table = read_table(source, split)
-    text, pair, label = find_columns(table.column_names, text, pair, label, source)
-    texts = _texts(table, text, source)
-    pairs = _texts(table, pair, source) if pair else None
-    where = f"{source}, column '{label}'"
-    labels = clean(table[label][:], where)
-    names = label_names or _names_of(table, label)
-    if kind == "auto":
-        kind = "regression" if not names and looks_like_scores(labels) else "classification"
-    if kind == "regression":
-        # A regression head has one output, which transformers calls LABEL_0.
-        if label_names and len(label_names) > 1:
-            raise InputError(f"{where}: scores, but the classes {label_names} were given with them")
-        numbers, names = to_scores(labels, where), []
-    else:
-        numbers, names = to_class_ids(labels, names or None, where)
-    numbers.flags.writeable = False
-    fingerprint = _fingerprint(kind, texts, pairs, numbers, names)
-    return TaskData(kind, texts, pairs, numbers, names, source, fingerprint)
+
+    texts: tuple[tuple[str, str | None], ...]
+    labels: tuple[str, ...]
+
+
+TEXTS = Usual((*PAIR_COLUMNS, *((name, None) for name in TEXT_COLUMNS)), LABEL_COLUMNS)
 
 
 def find_columns(
-    columns: Sequence[str], text: str | None, pair: str | None, label: str | None, source: str
+    columns: Sequence[str],
+    text: str | None,
+    pair: str | None,
+    label: str | None,
+    source: str,
+    usual: Usual = TEXTS,
 ) -> tuple[str, str | None, str]:
     """The columns of text, second text (None for single texts) and label.
 
-    What is None is found by its usual name, if exactly one of the usual names is there.
+    What is None is found by its usual name, if exactly one of the usual names is there; a text
+    that is there with a second one counts as a pair.
     """
     for setting, name in (("text", text), ("pair", pair), ("label", label)):
-        if name is not None and name not in columns:
-            close = difflib.get_close_matches(name, columns, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise InputError(f"{source}: no column '{name}' ({setting}); {_present(columns)}{hint}")
+        if name is not None:
+            check_column(columns, setting, name, source)
     if text is None:
         if pair is not None:
             raise InputError(
                 f"{source}: `pair: {pair}` needs `text` set to the first text's column"
             )
-        layouts = [found for found in PAIR_COLUMNS if set(found) <= set(columns)]
-        layouts = layouts or [(name, None) for name in TEXT_COLUMNS if name in columns]
-        if len(layouts) != 1:
-            raise _undecided("texts", "`text` (and `pair` for two texts)", layouts, columns, source)
-        text, pair = layouts[0]
+        text, pair = _usual_texts(columns, usual, source)
     if label is None:
-        labels = [(name,) for name in LABEL_COLUMNS if name in columns]
+        labels = [(name,) for name in usual.labels if name in columns]
         if len(labels) != 1:
-            raise _undecided("label", "`label`", labels, columns, source)
+            raise undecided("label", "`label`", labels, columns, source)
         label = labels[0][0]
     if len({text, pair, label}) < 3:
         raise InputError(f"{source}: text, pair and label must be different columns")
     return text, pair, label
 
 
-def _undecided(
-    what: str, setting: str, found: Sequence[tuple], columns: Sequence[str], source: str
+def check_column(columns: Sequence[str], setting: str, name: str, source: str) -> None:
+    """Refuses a column that is not there.
+
+    Raises:
+        InputError: Naming those that are, and the nearest one.
+    """
+    if name not in columns:
+        close = difflib.get_close_matches(name, columns, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise InputError(f"{source}: no column '{name}' ({setting}); {_present(columns)}{hint}")
+
+
+def several(columns: Sequence[str], setting: str, names: str, source: str) -> list[str]:
+    """The columns that a setting names, between commas; a column may have commas in its name."""
+    if names in columns:
+        return [names]
+    found = [name.strip() for name in names.split(",")]
+    for name in found:
+        check_column(columns, setting, name, source)
+    if len(set(found)) < len(found):
+        raise InputError(f"{source}: `{setting}: {names}` names a column twice")
+    return found
+
+
+def undecided(
+    what: str,
+    setting: str,
+    found: Sequence[tuple[str | None, ...]],
+    columns: Sequence[str],
+    source: str,
 ) -> InputError:
+    """The error of a column that cannot be told from its name."""
     options = " or ".join("+".join(filter(None, names)) for names in found)
     problem = f"it could be {options}" if found else "none of the usual names is there"
     return InputError(
@@ -148,11 +129,12 @@ def _undecided(
     )
 
 
-def _present(columns: Sequence[str]) -> str:
-    return f"the columns are {', '.join(map(repr, columns))}"
+def texts_of(table: datasets.Dataset, column: str, source: str) -> list[str]:
+    """The texts of a column.
 
-
-def _texts(table: datasets.Dataset, column: str, source: str) -> list[str]:
+    Raises:
+        InputError: If one is missing, blank, or no text.
+    """
     texts = table[column][:]
     where = f"{source}, column '{column}'"
     wrong = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
@@ -164,13 +146,29 @@ def _texts(table: datasets.Dataset, column: str, source: str) -> list[str]:
     raise InputError(f"{where}: row {wrong[0] + 1} holds a {type(first).__name__}, not text")
 
 
-def _names_of(table: datasets.Dataset, column: str) -> list[str] | None:
-    feature = table.features[column]
+def names_of(table: datasets.Dataset, column: str) -> list[str] | None:
+    """The names of the classes in a column (or in its lists), where the data has them."""
+    feature: Any = table.features[column]
+    feature = getattr(feature, "feature", feature)
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
-def _fingerprint(
-    kind: Kind, texts: list[str], pairs: list[str] | None, labels: np.ndarray, names: list[str]
-) -> str:
-    contents = json.dumps([kind, texts, pairs, labels.tolist(), names])
-    return hashlib.sha256(contents.encode()).hexdigest()
+def first_value(table: datasets.Dataset, named: str | None, usual: Sequence[str]) -> Any:
+    """What stands first in the named column, or in the only usual one; None without one."""
+    found = [named] if named else [name for name in usual if name in table.column_names]
+    if len(found) != 1 or found[0] not in table.column_names:
+        return None
+    return next((value for value in table[found[0]] if value is not None), None)
+
+
+def _usual_texts(columns: Sequence[str], usual: Usual, source: str) -> tuple[str, str | None]:
+    there = [layout for layout in usual.texts if {n for n in layout if n} <= set(columns)]
+    pairs = [layout for layout in there if layout[1]]
+    found = pairs or there
+    if len(found) != 1:
+        raise undecided("texts", "`text` (and `pair` for two texts)", found, columns, source)
+    return found[0]
+
+
+def _present(columns: Sequence[str]) -> str:
+    return f"the columns are {', '.join(map(repr, columns))}"

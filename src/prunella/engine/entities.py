@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -93,13 +94,17 @@ def joined(windows: Sequence[Window], parts: Sequence[Floats]) -> Floats:
 
     Of the tokens that two windows share, the first half belongs to the former one.
     """
-    pieces: list[Floats] = []
-    begin = windows[0].begin
-    for window, part, after in zip(windows, parts, [*windows[1:], None], strict=True):
-        end = window.end if after is None else (window.end + after.begin + 1) // 2
-        pieces.append(part[begin - window.begin : end - window.begin])
-        begin = end
-    return np.concatenate(pieces)
+    answered = zip(windows, parts, shares(windows), strict=True)
+    return np.concatenate(
+        [part[begin - w.begin : end - w.begin] for w, part, (begin, end) in answered]
+    )
+
+
+def shares(windows: Sequence[Window]) -> list[tuple[int, int]]:
+    """The tokens [begin, end) of the whole text that each window answers for."""
+    middles = [(window.end + after.begin + 1) // 2 for window, after in pairwise(windows)]
+    bounds = [windows[0].begin, *middles, windows[-1].end]
+    return list(pairwise(bounds))
 
 
 def _aggregate(scores: NDArray[Any], how: Aggregation) -> NDArray[Any]:

@@ -93,7 +93,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML. The same page gives the same bytes."""
-    return _environment().get_template("page.html.jinja").render(page=page)
+    return environment().get_template("page.html.jinja").render(page=page)
 
 
 def write(page: Page, path: str | os.PathLike[str]) -> Path:
@@ -134,7 +134,8 @@ def _replace(path: Path, text: str) -> None:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where the templates are found, with the filters they use."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

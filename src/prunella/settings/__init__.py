@@ -2,6 +2,7 @@
 
 from prunella.settings.base import (
     DistillationSettings,
+    HeadSettings,
     OutputSettings,
     PruningSettings,
     Settings,
@@ -9,6 +10,7 @@ from prunella.settings.base import (
     TrainingSettings,
 )
 from prunella.settings.stages import (
+    AdaptSettings,
     BenchSettings,
     EvaluateSettings,
     ExportSettings,
@@ -25,11 +27,13 @@ from prunella.settings.stages import (
 )
 
 __all__ = [
+    "AdaptSettings",
     "BenchSettings",
     "DistillationSettings",
     "EvaluateSettings",
     "ExportSettings",
     "FineTuneSettings",
+    "HeadSettings",
     "InspectSettings",
     "OutputSettings",
     "PackSettings",

@@ -102,6 +102,15 @@ class PruningSettings(Settings):
     """Modules to leave dense, by name, or whole sub-trees ("bert.encoder.layer.0")."""
 
 
+class HeadSettings(Settings):
+    """How a missing MLM head is trained."""
+
+    head_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps for a missing MLM head, encoder frozen, before the others; by default a tenth of them."""
+    head_learning_rate: Positive = 1e-3
+    """Peak learning rate of that first phase."""
+
+
 class TextSettings(Settings):
     """Raw text, and how blocks are cut from it."""
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from prunella.settings.base import (
     Count,
     DistillationSettings,
+    HeadSettings,
     OutputSettings,
     Positive,
     PruningSettings,
@@ -19,7 +20,7 @@ from prunella.settings.base import (
 )
 
 
-class TeachSettings(OutputSettings, TextSettings, TrainingSettings):
+class TeachSettings(OutputSettings, TextSettings, HeadSettings, TrainingSettings):
     """Masked language modelling of a dense model on raw text: prepares the teacher."""
 
     model: str | None = None
@@ -30,10 +31,6 @@ class TeachSettings(OutputSettings, TextSettings, TrainingSettings):
     """Entries of the vocabulary that is trained when starting from a configuration."""
     steps: Count = 1000
     """Optimiser steps."""
-    head_steps: Annotated[int, Field(ge=0)] | None = None
-    """Steps for a missing MLM head, encoder frozen, before the others; by default a tenth of them."""
-    head_learning_rate: Positive = 1e-3
-    """Peak learning rate of that first phase."""
     learning_rate: Positive = 1e-4
     """Peak learning rate of AdamW."""
 
@@ -57,19 +54,64 @@ class PruneSettings(OutputSettings, TextSettings, TrainingSettings, PruningSetti
     """Print which matrices would be pruned, and why the others would not, and stop."""
 
 
+class AdaptSettings(OutputSettings, TextSettings, HeadSettings, TrainingSettings):
+    """Continues masked language modelling of a sparse model on text of a domain, its zeros locked."""
+
+    model: str
+    """Checkpoint folder or Hub name: of `prune`, or any other; a dense model has nothing to lock."""
+    general_text: tuple[str, ...] = ()
+    """Held-out general text: the loss on it before and after tells what the model forgets."""
+    replay_text: tuple[str, ...] = ()
+    """General text to train on as well, against forgetting; --general-share says how much."""
+    general_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of micro-batches that are taken from --replay-text."""
+    deduplicate: bool = True
+    """Drop paragraphs of the training text that nearly repeat an earlier one."""
+    teacher: str | None = None
+    """Frozen dense model of the domain with the same vocabulary: `prunella adapt` of a dense model makes one."""
+    steps: Count = 1000
+    """Optimiser steps."""
+    mlm: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the masked-language-modelling loss; it is 1 without a teacher."""
+    distillation: DistillationSettings = DistillationSettings(logits=0.5)
+    """Signals from the teacher."""
+    learning_rate: Positive = 5e-4
+    """Peak learning rate of AdamW."""
+    dry_run: bool = False
+    """Print which matrices hold zeros that would be locked, and stop."""
+
+
 class TaskSettings(Settings):
     """A labelled task: where it is and which columns to read."""
 
     text: str | None = None
-    """Column of the text; by default the usual names are looked for."""
+    """Column of the text, of the words of token classification, or of the question; by default the usual names are looked for."""
     pair: str | None = None
-    """Column of the second text of a pair."""
+    """Column of the second text of a pair, or of the context of a question."""
     label: str | None = None
-    """Column of the label."""
-    kind: Literal["auto", "classification", "regression"] = "auto"
-    """Kind of task; auto takes regression for labels that are not whole numbers."""
-    max_length: Annotated[int, Field(ge=8)] = 128
-    """Longer texts are cut to this many tokens."""
+    """Column of the label, the tags or the answers; several between commas where each label has a column of 0 and 1."""
+    choices: str | None = None
+    """Column of lists of choices (multiple choice), or one for each choice, between commas."""
+    kind: Literal[
+        "auto",
+        "classification",
+        "regression",
+        "multi-label",
+        "token-classification",
+        "question-answering",
+        "multiple-choice",
+    ] = "auto"
+    """Kind of task; auto goes by what the columns hold."""
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Tokens of a sequence at most; by default as trained, or else 128, in question answering 384. Tagged sentences and contexts that are longer are read in windows, other texts are cut."""
+    stride: Annotated[int, Field(ge=0)] = 128
+    """Tokens that the windows of a long text share, up to half of a window."""
+    no_answer: bool | None = None
+    """Whether questions may have no answer (SQuAD v2); by default if some of training have none."""
+    threshold: float | None = None
+    """Probability from which a label counts (multi-label, by default 0.5), or score above which there is no answer (by default 0)."""
+    max_answer_length: Count = 30
+    """Tokens of an answer at most."""
 
 
 class FineTuneSettings(OutputSettings, TaskSettings, TrainingSettings):
@@ -78,7 +120,7 @@ class FineTuneSettings(OutputSettings, TaskSettings, TrainingSettings):
     model: str
     """Checkpoint folder or Hub name to start from."""
     train: str
-    """Training rows: csv, tsv, jsonl, json, parquet (also .gz, .xz), or hub:NAME/CONFIG."""
+    """Training rows: csv, tsv, jsonl, json, parquet, CoNLL, SQuAD JSON (also .gz, .xz), or hub:NAME/CONFIG."""
     validation: str | None = None
     """Held-out rows, scored at the end."""
     teacher: str | None = None
@@ -93,6 +135,8 @@ class FineTuneSettings(OutputSettings, TaskSettings, TrainingSettings):
     """Batch rows of similar length, padded to the longest; otherwise pad all to max_length."""
     labels: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the loss on the labels; it is 1 without a teacher."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced counts rare classes as much as common ones in the loss on the labels."""
     distillation: DistillationSettings = DistillationSettings(logits=0.5, hidden=0.5)
     """Signals from the teacher."""
     cache_gigabytes: Positive = 8.0
@@ -135,18 +179,25 @@ class PackSettings(Settings):
 
 
 class EvaluateSettings(TaskSettings):
-    """Scores a fine-tuned checkpoint on labelled rows."""
+    """Scores a fine-tuned model on labelled rows; of two models (`evaluate A B`) also their difference.
+
+    Each model reads the rows as it was trained to, unless told otherwise.
+    """
 
     model: str
-    """Fine-tuned checkpoint folder."""
+    """Fine-tuned checkpoint folder or Hub name, or a packed file, which the engine runs."""
+    against: str | None = None
+    """A second model to compare with, on the same rows."""
     data: str
-    """Labelled rows: csv, tsv, jsonl, json, parquet (also .gz, .xz), or hub:NAME/CONFIG."""
+    """Labelled rows: csv, tsv, jsonl, json, parquet, CoNLL, SQuAD JSON (also .gz, .xz), or hub:NAME/CONFIG."""
     split: str = "validation"
     """Split of a Hub data set."""
+    metric: str | None = None
+    """Metric to compare by, and to give an interval of; by default the one that is published for the task."""
     predictions: str | None = None
     """File to write predictions to, one JSON object a line."""
     batch_size: Count = 64
-    """Rows in a batch."""
+    """Sequences in a batch; the engine needs none."""
     resamples: Count = 1000
     """Bootstrap resamples behind the interval."""
     level: Share = 0.95

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -23,9 +22,10 @@ from prunella.checkpoint import (
     write_json,
 )
 from prunella.errors import InputError, failed_to_write
-from prunella.processes import is_main, world_size
+from prunella.processes import rank, refuse_sharded_models
 from prunella.settings import OutputSettings
 from prunella.sparsity.masks import Masks
+from prunella.together import main_only, share
 from prunella.workspace import Workspace, identity_of, open_workspace
 
 
@@ -76,23 +76,30 @@ def run_stage(
         data: Hashes of the contents of the files that it reads, by the setting that names them: a
             run on a file that was edited since is another run.
         body: Does the work.
+
+    Raises:
+        InputError: If OUT is taken, or accelerate is set to share out the weights.
     """
+    refuse_sharded_models()
     hashes = {part: parent.weights_hash for part, parent in parents.items() if parent}
     identity = identity_of(stage, settings, hashes, data)
     workspace = _open_together(settings, identity)
     if workspace.finished:
-        found = json.loads((workspace.out / PROVENANCE).read_text(encoding="utf-8"))
-        return Result(workspace.out, found, finished_before=True)
+        found = main_only(lambda: _read_record(workspace.out))
+        return Result(workspace.out, share(found) or {}, finished_before=True)
     try:
         begun = time.monotonic()
         outcome = body(workspace)
-        record: dict[str, Any] = {}
-        if is_main():
-            record = _save(stage, settings, parents, workspace, outcome, time.monotonic() - begun)
-        _wait()
+        seconds = time.monotonic() - begun
+        record = main_only(lambda: _save(stage, settings, parents, workspace, outcome, seconds))
+        record = share(record) or {}
     finally:
         workspace.close()
     return Result(workspace.out, record)
+
+
+def _read_record(out: Path) -> dict[str, Any]:
+    return json.loads((out / PROVENANCE).read_text(encoding="utf-8"))
 
 
 def _save(
@@ -161,37 +168,21 @@ def verify_pattern(saved: Checkpoint, masks: Masks | None, asked: float | None) 
 
 
 def _open_together(settings: OutputSettings, identity: Mapping[str, Any]) -> Workspace:
-    """The first process opens the working folder; the others learn what it found."""
-    if world_size() == 1:
-        return open_workspace(settings.out, identity, overwrite=settings.overwrite)
-    PartialState(cpu=not torch.cuda.is_available())
-    answer: list[Any] = [None]
-    workspace: Workspace | None = None
-    if is_main():
-        try:
-            workspace = open_workspace(settings.out, identity, overwrite=settings.overwrite)
-            answer = [workspace.finished]
-        except InputError as error:
-            answer = [str(error)]
-    dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], str):
-        raise InputError(answer[0])
-    final = Path(settings.out).absolute()
+    """The first process opens the working folder; the others learn what it found.
+
+    Raises:
+        InputError: As `open_workspace`, or if processes were given different things.
+    """
+    if share(identity["sha256"]) != identity["sha256"]:
+        raise InputError(
+            f"process {rank()} was started with other settings, models or data than the first one; "
+            "give all the same command, and the same files on every machine"
+        )
+    opened = main_only(lambda: open_workspace(settings.out, identity, overwrite=settings.overwrite))
+    finished = share(opened.finished if opened else False)
+    final = Path(os.path.abspath(settings.out))
     partial = final.with_name(final.name + ".partial")
-    return workspace or Workspace(final, partial, identity, finished=answer[0])
-
-
-def main_first(action: Callable[[], Any]) -> Any:
-    """Runs `action` on the first process, then on the others, which find its cache."""
-    if world_size() == 1:
-        return action()
-    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        return action()
-
-
-def _wait() -> None:
-    if world_size() > 1:
-        PartialState().wait_for_everyone()
+    return opened or Workspace(final, partial, identity, finished=finished)
 
 
 def eval_mode(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from transformers import set_seed
 from prunella import grid
 from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError
-from prunella.models import fetch, has_task_head
+from prunella.models import fetch, task_head
 from prunella.quantization import finish, prepare, save_scales
 from prunella.settings import QuantizeSettings
 from prunella.sparsity.masks import Masks
@@ -38,7 +38,7 @@ def quantize(settings: QuantizeSettings) -> Result:
     """
     source = fetch(settings.model)
     teacher = fetch(settings.teacher) if settings.teacher else None
-    if not has_task_head(source):
+    if task_head(source) is None:
         raise InputError(
             f"{source.path}: has no task head; quantize comes after `prunella transfer`"
         )

@@ -3,84 +3,93 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from prunella.checkpoint import Checkpoint
+from prunella.data.metrics import main_metric
+from prunella.data.presets import official_metric
 from prunella.data.readers import content_hash
-from prunella.data.task_batches import EncodedTask, TaskBatches, encode
-from prunella.data.tasks import TaskData, load_task
+from prunella.data.task_batches import TaskBatches, eval_batches
 from prunella.distillation import Wanted, relation_heads, wanted_features
 from prunella.errors import InputError
 from prunella.models import (
-    check_length,
     check_same_vocabulary,
-    has_task_head,
-    load_classifier,
     load_config,
+    load_for_task,
     load_tokenizer,
     pad_id,
     set_dropout,
-    takes_token_types,
+    task_head,
 )
-from prunella.processes import rank, world_size
+from prunella.processes import local_rank, local_world_size, machine_number, world_size
 from prunella.settings import FineTuneSettings, PruningSettings
 from prunella.sparsity.gradual import GradualPruning, resolve_schedule
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.schedules import linear_factor, rewound_factor
 from prunella.stages.common import eval_mode
+from prunella.stages.examples import (
+    Examples,
+    as_trained,
+    deciding_of,
+    figures,
+    oddities,
+    predict,
+    read_split,
+    reading_of,
+)
+from prunella.tasks import Deciding, Kind, Rows
 from prunella.teacher_cache import TeacherCache
+from prunella.together import wait
 from prunella.training.loop import MaskUpdate, Plan, Summary, train, uses_bf16
 from prunella.training.mlm import Teacher
-from prunella.training.task import TaskLoss, predict_logits, score
+from prunella.training.task import TaskLoss
 from prunella.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task as one model reads it."""
+    """A task as one model, and its teacher, read it."""
 
-    kind: Literal["classification", "regression"]
-    names: list[str]
-    train: EncodedTask
-    validation: EncodedTask | None
+    train: Examples
+    validation: Examples | None
+    deciding: Deciding
     tokenizer: PreTrainedTokenizerFast
 
     @property
+    def kind(self) -> Kind[Any]:
+        return self.train.kind
+
+    @property
+    def names(self) -> list[str]:
+        return self.train.rows.names
+
+    @property
     def outputs(self) -> int:
-        return 1 if self.kind == "regression" else len(self.names)
+        return self.kind.outputs(self.names)
 
 
 def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoint | None) -> Task:
     """Reads and tokenises the rows of a task; validation labels must be known from training."""
     tokenizer = load_tokenizer(source)
     configs = [load_config(checkpoint) for checkpoint in (source, teacher) if checkpoint]
-    for config in configs:
-        check_length("max_length", settings.max_length, config)
-    token_types = any(takes_token_types(config) for config in configs)
-    columns: dict[str, Any] = {
-        "text": settings.text,
-        "pair": settings.pair,
-        "label": settings.label,
-    }
-    split = hub_split(settings.train, "train")
-    rows = load_task(settings.train, **columns, kind=settings.kind, split=split)
-    held_out: TaskData | None = None
+    settings = as_trained(settings, source)
+    kind, rows = read_split(settings, settings.train, "train", settings.kind)
+    if settings.class_weights == "balanced" and not kind.named:
+        raise InputError(f"class_weights: {kind.name} has no classes to balance; leave it out")
+    reading = reading_of(settings, kind, tokenizer, configs)
+
+    def encoded(rows: Rows) -> Examples:
+        return Examples(kind, rows, kind.encode(rows, reading), reading)
+
+    held_out: Examples | None = None
     if settings.validation:
-        held_out = load_task(
-            settings.validation,
-            **columns,
-            kind=rows.kind,
-            label_names=rows.label_names,
-            split=hub_split(settings.validation, "validation"),
-        )
-
-    def encoded(data: TaskData) -> EncodedTask:
-        return encode(data, tokenizer, settings.max_length, token_types=token_types)
-
-    validation = encoded(held_out) if held_out else None
-    return Task(rows.kind, rows.label_names, encoded(rows), validation, tokenizer)
+        names = rows.names or None
+        _, found = read_split(settings, settings.validation, "validation", kind.name, names)
+        held_out = encoded(found)
+    deciding = deciding_of(settings, kind.traits(rows))
+    return Task(encoded(rows), held_out, deciding, tokenizer)
 
 
 def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
@@ -89,26 +98,27 @@ def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
     return {part: content_hash(source) for part, source in sources.items() if source}
 
 
-def hub_split(source: str, split: str) -> str | None:
-    """Files have no splits; data sets of the Hub do."""
-    return split if source.startswith("hub:") else None
-
-
 def load_task_model(source: Checkpoint, task: Task) -> Any:
     """The model with a head for the task; an existing head must have the task's labels.
 
     Raises:
-        InputError: If the checkpoint's head is for another number of labels.
+        InputError: If the checkpoint's head is for another kind of task or number of labels.
     """
-    if has_task_head(source):
-        found = len(source.config.get("id2label") or {0: "", 1: ""})
-        if found != task.outputs:
-            raise InputError(
-                f"{source.path}: its head has {found} outputs, the task has {task.outputs} "
-                f"({', '.join(task.names) or 'regression'}); start from the checkpoint before its "
-                "transfer, or take the data that the head was trained on"
-            )
-    return load_classifier(source, task.outputs, task.names, regression=task.kind == "regression")
+    head = task_head(source)
+    found = len(source.config.get("id2label") or {0: "", 1: ""})
+    again = "start from the checkpoint before its transfer"
+    if head is not None and head != task.kind.head:
+        raise InputError(
+            f"{source.path}: its head is for another kind of task ({head}) than {task.kind.name} "
+            f"({task.kind.head}); {again}, or name the kind of the rows with --kind"
+        )
+    if head in ("SequenceClassification", "TokenClassification") and found != task.outputs:
+        raise InputError(
+            f"{source.path}: its head has {found} outputs, the task has {task.outputs} "
+            f"({', '.join(task.names) or 'regression'}); {again}, or take the data that the head "
+            "was trained on"
+        )
+    return load_for_task(source, task.kind.head, task.outputs, task.names, task.kind.problem)
 
 
 def fine_tune(
@@ -125,7 +135,7 @@ def fine_tune(
 ) -> Summary:
     """Trains a task model, its masks locked, or moved by `pruning`."""
     batches = TaskBatches(
-        task.train,
+        task.train.encoded,
         batch_size=settings.batch_size,
         epochs=None if settings.steps else settings.epochs,
         steps=settings.steps * world_size() if settings.steps else None,
@@ -172,23 +182,35 @@ def _loss(
     workspace: Workspace,
 ) -> TaskLoss:
     signals = settings.distillation
+    weights = None
+    if settings.class_weights == "balanced":
+        weights = task.kind.class_weights(task.train.encoded, task.outputs)
     if teacher is None or not signals.active:
-        return TaskLoss(task.kind, 1.0, Wanted(True), signals, None, 1)
+        return TaskLoss(task.kind, 1.0, Wanted(True), signals, None, 1, weights)
     dense = _load_teacher(task, source, teacher)
     ours, theirs = wanted_features(signals, model.config, dense.config)
     cache = TeacherCache(
         Teacher(dense, signals, uses_bf16(settings.precision)),
         theirs,
-        task.train,
-        workspace.partial / f"teacher-{rank()}",
+        task.train.encoded,
+        workspace.partial / f"teacher-{machine_number()}",
         settings.cache_gigabytes,
     )
+    if world_size() > 1:
+        _fill_together(cache, task, settings)
     heads = relation_heads(model.config, dense.config)
-    return TaskLoss(task.kind, settings.labels, ours, signals, cache, heads)
+    return TaskLoss(task.kind, settings.labels, ours, signals, cache, heads, weights)
+
+
+def _fill_together(cache: TeacherCache, task: Task, settings: FineTuneSettings) -> None:
+    """Asks the teacher ahead: each process of a machine about its part of the rows."""
+    batches = eval_batches(task.train.encoded, settings.batch_size, pad_id(task.tokenizer))
+    cache.fill(batches[i] for i in range(local_rank(), len(batches), local_world_size()))
+    wait()
 
 
 def _load_teacher(task: Task, source: Checkpoint, teacher: Checkpoint) -> Any:
-    if not has_task_head(teacher):
+    if task_head(teacher) is None:
         raise InputError(
             f"{teacher.path}: the teacher has no task head; fine-tune it first with `prunella "
             "transfer`, without a teacher"
@@ -197,24 +219,22 @@ def _load_teacher(task: Task, source: Checkpoint, teacher: Checkpoint) -> Any:
         task.tokenizer, load_tokenizer(teacher), {"model": source.path, "teacher": teacher.path}
     )
     model = load_task_model(teacher, task)
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     stored = [str(v) for v in (teacher.config.get("id2label") or {}).values()]
-    if task.names and stored and stored != names:
+    if task.names and stored and stored != task.names:
         raise InputError(
             f"{teacher.path}: the teacher's labels are {', '.join(stored)}, the task's "
-            f"{', '.join(names)}; they must be the same in the same order"
+            f"{', '.join(task.names)}; they must be the same in the same order"
         )
     return eval_mode(model)
 
 
 def validation_figures(model: Any, task: Task, bf16: bool) -> dict[str, Any]:
-    """The task's metrics on the held-out rows; empty without them."""
+    """The task's metrics on the held-out rows, if there are any, and what was odd about rows."""
+    odd = oddities(task.train, "train_")
     if task.validation is None:
-        return {}
-    logits = predict_logits(
-        model, task.validation, batch_size=64, pad_id=pad_id(task.tokenizer), bf16=bf16
-    )
-    return score(task.kind, logits, task.validation.labels)
+        return odd
+    predictions = predict(model, task.validation, task.deciding, bf16=bf16)
+    return figures(task.validation, predictions) | odd
 
 
 def summary_figures(summary: Summary) -> dict[str, Any]:
@@ -224,13 +244,17 @@ def summary_figures(summary: Summary) -> dict[str, Any]:
 
 def task_record(task: Task, settings: FineTuneSettings) -> dict[str, Any]:
     """What a later stage must know to read rows as this one did."""
+    columns = {name: getattr(settings, name) for name in ("text", "pair", "label", "choices")}
+    kind = task.kind.name
     return {
-        "kind": task.kind,
+        "kind": kind,
         "labels": task.names,
-        "text": settings.text,
-        "pair": settings.pair,
-        "label": settings.label,
-        "max_length": settings.max_length,
+        **columns,
+        "max_length": task.train.reading.max_length,
+        "stride": task.train.reading.stride,
+        **task.kind.traits(task.train.rows),
+        **({"no_answer": task.deciding.no_answer} if kind == "question-answering" else {}),
+        "metric": official_metric(kind, settings.train, settings.validation) or main_metric(kind),
         "train_rows": len(task.train),
         "validation_rows": len(task.validation) if task.validation else 0,
     }

@@ -28,15 +28,19 @@ from prunella.models import (
     set_dropout,
     takes_token_types,
 )
-from prunella.processes import world_size
 from prunella.settings import TeachSettings
 from prunella.sparsity.masks import Masks
-from prunella.sparsity.schedules import linear_factor
-from prunella.sparsity.targets import find_targets, pruned_parameters
-from prunella.stages.common import Outcome, Result, main_first, run_stage
+from prunella.stages.common import Outcome, Result, run_stage
 from prunella.stages.text import Text, open_text, text_hashes
-from prunella.training.loop import Plan, Summary, train, uses_bf16
-from prunella.training.mlm import MlmLoss, held_out
+from prunella.stages.upstream import (
+    figures,
+    linear_plan,
+    locked_zeros,
+    train_head,
+    training_figures,
+)
+from prunella.together import main_first
+from prunella.training.loop import Summary, train
 from prunella.workspace import Workspace
 
 
@@ -71,76 +75,19 @@ def _teach(settings: TeachSettings, source: Checkpoint | None, workspace: Worksp
         model, had_head = load_masked_lm(source)
         tokenizer = load_tokenizer(source)
     text = open_text(settings, tokenizer, model.config, takes_token_types(model.config))
-    masks = Masks.of_zeros(pruned_parameters(model, find_targets(model)))
-    locked = masks if masks.total_sparsity() > 0 else None
+    masks = locked_zeros(model)
     set_dropout(model, settings.dropout)
-    summaries = []
-    if not had_head:
-        summaries.append(_train_head(model, text, settings, workspace))
-    summaries.append(_train(model, text, settings, workspace, locked))
-    metrics: dict[str, Any] = held_out(
-        model,
-        text.held_out(),
-        has_head=True,
-        teacher=None,
-        bf16=uses_bf16(settings.precision),
-        device=next(model.parameters()).device,
-    )
-    metrics |= {
-        "tokens": sum(s.tokens for s in summaries),
-        "seconds": sum(s.seconds for s in summaries),
-        "steps": sum(s.steps for s in summaries),
-    }
-    return Outcome(model, tokenizer, metrics, locked, more={"text": text.figures()})
-
-
-def _train_head(model: Any, text: Text, settings: TeachSettings, workspace: Workspace) -> Summary:
-    """Trains a new MLM head first, so that its noise does not reach the encoder."""
-    steps = settings.head_steps
-    steps = max(1, settings.steps // 10) if steps is None else steps
-    if steps == 0:
-        return Summary(0, 0.0, 0, {})
-    model.base_model.requires_grad_(False)
-    only_head = settings.model_copy(update={"learning_rate": settings.head_learning_rate})
-    # Tied to the embeddings, the output matrix stays as frozen as they are.
-    summary = train(
-        model,
-        _plan("head", steps, model, text, settings, workspace, None),
-        only_head,
-    )
-    model.base_model.requires_grad_(True)
-    return summary
+    summaries = [] if had_head else [train_head(model, text, settings, workspace)]
+    summaries.append(_train(model, text, settings, workspace, masks))
+    metrics = figures(model, text.held_out(), settings) | training_figures(*summaries)
+    return Outcome(model, tokenizer, metrics, masks, more={"text": text.figures()})
 
 
 def _train(
     model: Any, text: Text, settings: TeachSettings, workspace: Workspace, masks: Masks | None
 ) -> Summary:
-    plan = _plan("teach", settings.steps, model, text, settings, workspace, masks)
+    plan = linear_plan("teach", settings.steps, model, text, settings, workspace, masks=masks)
     return train(model, plan, settings)
-
-
-def _plan(
-    label: str,
-    steps: int,
-    model: Any,
-    text: Text,
-    settings: TeachSettings,
-    workspace: Workspace,
-    masks: Masks | None,
-) -> Plan:
-    warmup = round(settings.warmup * steps)
-    # The head sees other batches than the encoder does later.
-    seed = settings.seed + (1_000_003 if label == "head" else 0)
-    return Plan(
-        label=label,
-        batches=text.batches(steps * settings.accumulation * world_size(), seed),
-        loss=MlmLoss(model.config, 1.0, None),
-        steps=steps,
-        factor=lambda step: linear_factor(step, warmup, steps),
-        folder=workspace.partial / f"states-{label}",
-        log=workspace.log,
-        masks=masks,
-    )
 
 
 def _from_configuration(

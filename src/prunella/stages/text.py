@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from prunella.data.corpus import Corpus, split, tokenize_corpus
+from prunella.data.digests import user_cache
+from prunella.data.mixing import MixedBatches
 from prunella.data.mlm_batches import MlmBatches, evaluation_batches, special_ids
 from prunella.data.sources import content_hash
 from prunella.models import check_length
 from prunella.settings import TextSettings
-from prunella.stages.common import main_first
+from prunella.together import main_first
 from prunella.training.loop import BatchSource
 
 _HELD_OUT_BATCHES = 16
@@ -23,19 +25,36 @@ _HELD_OUT_TOKENS = 100_000
 
 @dataclass(frozen=True)
 class Text:
-    """Tokenised training and held-out text."""
+    """Tokenised training and held-out text.
+
+    `replay` is other text to train on as well, a share `replay_share` of all micro-batches.
+    """
 
     train: Corpus
     validation: Corpus
     settings: TextSettings
     tokenizer: PreTrainedTokenizerFast
     token_types: bool
+    replay: Corpus | None = None
+    replay_share: float = 0.0
 
     def batches(self, count: int, seed: int) -> BatchSource:
         """`count` training micro-batches."""
+        if self.replay is None:
+            return self._batches(self.train, count, seed)
+        replay = self.replay
+        return MixedBatches(
+            lambda part: self._batches(self.train, part, seed),
+            lambda part: self._batches(replay, part, seed),
+            share=self.replay_share,
+            count=count,
+            seed=seed,
+        )
+
+    def _batches(self, corpus: Corpus, count: int, seed: int) -> MlmBatches:
         s = self.settings
         return MlmBatches(
-            self.train,
+            corpus,
             special_ids(self.tokenizer),
             batch_tokens=s.batch_tokens,
             length=s.length,
@@ -47,11 +66,15 @@ class Text:
             token_types=self.token_types,
         )
 
-    def held_out(self) -> BatchSource:
-        """Held-out micro-batches with fixed masks, the same for every stage and seed."""
+    def held_out(self, corpus: Corpus | None = None) -> BatchSource:
+        """Held-out micro-batches with fixed masks, the same for every stage and seed.
+
+        Args:
+            corpus: Another text than the held-out one of training.
+        """
         s = self.settings
         return evaluation_batches(
-            self.validation,
+            corpus or self.validation,
             special_ids(self.tokenizer),
             batch_tokens=s.batch_tokens,
             length=s.length,
@@ -70,9 +93,21 @@ class Text:
 
 
 def open_text(
-    settings: TextSettings, tokenizer: PreTrainedTokenizerFast, config: Any, token_types: bool
+    settings: TextSettings,
+    tokenizer: PreTrainedTokenizerFast,
+    config: Any,
+    token_types: bool,
+    *,
+    deduplicate: bool = False,
 ) -> Text:
     """Tokenises the text of a stage, or finds it in the cache.
+
+    Args:
+        settings: Names the text.
+        tokenizer: The model's.
+        config: The model's.
+        token_types: Whether batches need them.
+        deduplicate: Drop near-duplicate paragraphs of the training text.
 
     Raises:
         InputError: If blocks are longer than the model's positions, or the text cannot be read.
@@ -86,6 +121,7 @@ def open_text(
             tokenizer,
             cache,
             max_tokens=settings.max_tokens,
+            deduplicate=deduplicate,
         )
         if settings.validation_text:
             return train, tokenize_corpus(settings.validation_text, tokenizer, cache)
@@ -96,15 +132,31 @@ def open_text(
     return Text(train, validation, settings, tokenizer, token_types)
 
 
-def text_hashes(settings: TextSettings) -> dict[str, str]:
-    """Hashes of the text that a stage reads, as `run_stage` takes them."""
-    sources = {"text": settings.text, "validation_text": settings.validation_text}
+def open_more_text(
+    settings: TextSettings,
+    sources: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    deduplicate: bool = False,
+) -> Corpus:
+    """Tokenises text besides that of training, or finds it in the cache."""
+    cache = cache_folder(settings.cache)
+    return main_first(lambda: tokenize_corpus(sources, tokenizer, cache, deduplicate=deduplicate))
+
+
+def text_hashes(
+    settings: TextSettings, more: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, str]:
+    """Hashes of the text that a stage reads, as `run_stage` takes them.
+
+    Args:
+        settings: Names the text.
+        more: Other text, by the setting that names it.
+    """
+    sources = {"text": settings.text, "validation_text": settings.validation_text, **(more or {})}
     return {part: content_hash(files) for part, files in sources.items() if files}
 
 
 def cache_folder(cache: str | None) -> Path:
     """The given cache folder, or prunella/ in the user's."""
-    if cache:
-        return Path(cache)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "prunella"
+    return Path(cache) if cache else user_cache()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -25,9 +26,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prunella.errors import InputError, failed_to_write, first_line
-from prunella.processes import is_main, world_size
+from prunella.processes import is_main, rank, world_size
 from prunella.settings import TrainingSettings
 from prunella.sparsity.masks import Masks
+from prunella.together import join, share
+from prunella.training.attention import cpu_attention
 from prunella.training.progress import Progress
 
 _COMPLETE = "complete"
@@ -99,12 +102,14 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     _freeze(model, settings.frozen)
+    join()
+    state = share(newest_state(plan.folder) if is_main() else None)
+    _check_processes(state)
     trainer = _make_trainer(model, plan, settings)
-    state = newest_state(plan.folder)
     trainer.start = _step_of(state) if state else 0
     _cut_log(plan.log, plan.label, trainer.start)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), cpu_attention(model, uses_bf16(settings.precision)):
             # DDP's search for unused parameters costs little and some heads do go unused.
             warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
             trainer.train(resume_from_checkpoint=str(state) if state else None)
@@ -137,14 +142,26 @@ def _make_trainer(model: nn.Module, plan: Plan, settings: TrainingSettings) -> _
 
 
 def newest_state(folder: Path) -> Path | None:
-    """The newest complete training state in a folder; incomplete ones are removed."""
+    """The newest complete training state in a folder; the others are removed."""
     states = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
     complete = [state for state in states if (state / _COMPLETE).exists()]
-    if is_main():
-        for state in states:
-            if state not in complete[:1]:
-                shutil.rmtree(state, ignore_errors=True)
+    for state in states:
+        if state not in complete[:1]:
+            shutil.rmtree(state, ignore_errors=True)
     return complete[0] if complete else None
+
+
+def _check_processes(state: Path | None) -> None:
+    """Refuses a state of another number of processes: its steps took other batches."""
+    if state is None:
+        return
+    written_by = json.loads((state / _COMPLETE).read_text())["world"]
+    if written_by != world_size():
+        raise InputError(
+            f"{state}: was written by {written_by} processes and cannot be resumed by "
+            f"{world_size()}, as a step would take {world_size()} micro-batches instead of "
+            f"{written_by}; use the same number, or --overwrite to start anew"
+        )
 
 
 class _Trainer(Trainer):
@@ -181,12 +198,14 @@ class _Trainer(Trainer):
         self.start = 0
         self.terms: dict[str, float] = {}
         self.counted = 0
-        self.tokens = 0
+        self.tokens = 0  # of this process
+        self.tokens_before = 0  # of all of them, up to the state
         self.seconds_before = 0.0
         self.begun = time.monotonic()
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_MaskCallback(plan))
+        self.add_callback(_OwnDropout())
         self.add_callback(_LastLine())
         self.progress = Progress(plan.label, plan.steps)
         if is_main():
@@ -248,27 +267,29 @@ class _Trainer(Trainer):
         if "train_runtime" in logs:  # the Trainer's closing line; ours is in the provenance
             return
         if self.counted:
-            logs |= {f"loss_{name}": total / self.counted for name, total in self.terms.items()}
-            self.last_losses = {name: total / self.counted for name, total in self.terms.items()}
+            sums = self._summed([*self.terms.values(), self.counted])
+            self.last_losses = {n: s / sums[-1] for n, s in zip(self.terms, sums, strict=False)}
+            logs |= {f"loss_{name}": mean for name, mean in self.last_losses.items()}
             self.terms, self.counted = {}, 0
         if self.plan.masks is not None:
             logs["sparsity"] = self.plan.masks.total_sparsity()
         super().log(logs, start_time)
+        tokens = self._tokens()
         if is_main():
             row = {"run": self.plan.label, "step": self.state.global_step, **logs}
-            row |= {"tokens": self.tokens, "seconds": round(self._seconds(), 2)}
+            row |= {"tokens": tokens, "seconds": round(self._seconds(), 2)}
             with self.plan.log.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
+        tokens = self._tokens()  # of all processes, so it waits for what they write
         if not is_main():
             return
         folder = self.plan.folder / f"checkpoint-{self.state.global_step}"
         if self.plan.masks is not None:
             save_file(self.plan.masks.state_dict(), folder / _MASKS)
-        record = {"tokens": self.tokens, "seconds": self._seconds(), "world": self.args.world_size}
+        record = {"tokens": tokens, "seconds": self._seconds(), "world": self.args.world_size}
         draft = folder / f"{_COMPLETE}.tmp"
         draft.write_text(json.dumps(record))
         os.replace(draft, folder / _COMPLETE)
@@ -281,23 +302,30 @@ class _Trainer(Trainer):
 
     def restore_masks(self, state: Path) -> None:
         record = json.loads((state / _COMPLETE).read_text())
-        if record["world"] != self.args.world_size:
-            raise InputError(
-                f"{state}: was written by {record['world']} processes and cannot be resumed by "
-                f"{self.args.world_size}; use the same number, or --overwrite to start anew"
-            )
-        self.tokens, self.seconds_before = record["tokens"], record["seconds"]
+        self.tokens_before, self.seconds_before = record["tokens"], record["seconds"]
         if self.plan.masks is not None:
             self.plan.masks.load_state_dict(load_file(state / _MASKS))
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.begun
 
+    def _tokens(self) -> int:
+        """Tokens that all processes trained on."""
+        return self.tokens_before + int(self._summed([self.tokens])[0])
+
+    def _summed(self, values: list[float]) -> list[float]:
+        """Each value, summed over the processes."""
+        if self.args.world_size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
     def summary(self) -> Summary:
         return Summary(
             steps=self.state.global_step,
             seconds=self._seconds(),
-            tokens=self.tokens * self.args.world_size,
+            tokens=self._tokens(),
             losses=getattr(self, "last_losses", {}),
         )
 
@@ -316,6 +344,17 @@ class _MaskCallback(TrainerCallback):
             self.plan.update(state.global_step + 1)
 
 
+class _OwnDropout(TrainerCallback):
+    """Each process draws dropout of its own; the first as if it were alone.
+
+    A resumed run takes the states of its generators from disk, after this.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if rank() > 0:
+            torch.manual_seed(args.seed + 7_919 * rank())
+
+
 class _LastLine(TrainerCallback):
     """The last step is always logged, so that a run shorter than log_every has a log too."""
 
@@ -329,7 +368,11 @@ class _Share(Dataset[dict[str, Tensor]]):
 
     def __init__(self, source: BatchSource, rank: int, world: int, count: int) -> None:
         if len(source) < count * world:
-            raise ValueError(f"{len(source)} micro-batches for {count} x {world} asked for")
+            raise InputError(
+                f"the data makes {len(source)} micro-batches, but one step of {world} processes "
+                f"takes {count * world}; lower --batch-size, --accumulation or the number of "
+                "processes"
+            )
         self.source, self.rank, self.world, self.count = source, rank, world, count
 
     def __len__(self) -> int:

@@ -40,8 +40,10 @@ class Teacher:
         *,
         before_logits: bool = False,
     ) -> Features:
-        device = inputs["input_ids"].device.type
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+        device = inputs["input_ids"].device
+        if next(self.model.parameters()).device != device:  # a trainer moves the student alone
+            self.model.to(device)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             return forward(self.model, inputs, wanted, tokens=tokens, before_logits=before_logits)
 
 

@@ -1,0 +1,270 @@
+"""One cell: transfer, quantize, evaluate and pack, and what is kept of them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from benchmarks.experiments.matrix import Cell, Matrix, Weights
+from benchmarks.experiments.records import Mode
+from benchmarks.experiments.splits import set_aside
+from prunella.checkpoint import PROVENANCE, Checkpoint, machine, open_checkpoint, versions
+from prunella.errors import InputError
+from prunella.packing import pack
+from prunella.settings import EvaluateSettings, PackSettings, QuantizeSettings, TransferSettings
+from prunella.validation import parse_settings, suggestion
+from prunella.verbs import VERBS
+
+if TYPE_CHECKING:
+    from prunella.stages.common import Result
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a runner finds and puts things."""
+
+    models: Mapping[str, str]
+    data: Path
+    work: Path
+    results: Path
+    threads: int
+    mode: Mode
+
+    def start(self, cell: Cell) -> Checkpoint:
+        """The checkpoint that a cell starts from.
+
+        Raises:
+            InputError: If no folder is named for it, or it holds no checkpoint.
+        """
+        name = cell.entry.start
+        if name not in self.models:
+            raise InputError(
+                f"{cell.name} starts from the checkpoint '{name}', for which there is no folder; "
+                f"name it in the file of --models; {suggestion(name, list(self.models))}"
+            )
+        return _checkpoint(str(self.models[name]))
+
+    def rows(self, cell: Cell) -> tuple[Path, Path]:
+        """Rows to train on, and rows to score."""
+        train = self.data / cell.data.train
+        if not self.mode.tuning:
+            return train, self.data / cell.data.reported
+        if cell.data.held_out:
+            return train, self.data / cell.data.held_out
+        return set_aside(train, self.work / "rows", cell.data.group)
+
+
+class CellRun:
+    """A cell in a place; stages that were done before are passed over."""
+
+    def __init__(self, matrix: Matrix, cell: Cell, place: Place) -> None:
+        self.cell, self.place = cell, place
+        teacher = matrix.teacher_of(cell)
+        self.teacher = CellRun(matrix, teacher, place) if teacher else None
+        mode = "tuning" if place.mode.tuning else "reported"
+        # With other settings or models, another folder.
+        name = f"{cell.task}-seed{cell.seed}-{self.digest('fp32')}"
+        self.folder = place.work / mode / cell.model / name
+
+    def digest(self, weights: Weights) -> str:
+        """Of all that decides the result: settings and models, those of the teacher as well."""
+        cells = [self.cell, *([self.teacher.cell] if self.teacher else [])]
+        models = [self.place.start(cell).weights_hash for cell in cells]
+        said = "\n".join([self.cell.settings_hash(weights), *models])
+        return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Holds the cell's lock, if no other process does; it ends with the process."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with self.folder.with_name(f".{self.folder.name}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+                return
+            yield True
+
+    @property
+    def fine_tuned(self) -> Path:
+        """The fine-tuned checkpoint, before quantisation: what teaches others."""
+        return self.folder / "fp32"
+
+    @property
+    def is_fine_tuned(self) -> bool:
+        return (self.fine_tuned / PROVENANCE).exists()
+
+    def check(self, weights: Sequence[Weights]) -> None:
+        """Reads all settings and looks for all files, so that nothing fails hours later."""
+        if self.teacher:
+            self.teacher.check(("fp32",))
+        self._transfer_settings()
+        if "int8" in weights:
+            self._quantize_settings()
+        for rows in self.place.rows(self.cell):
+            if not rows.exists():
+                raise InputError(f"{rows}: no such file; --data names the folder of all data")
+
+    def transfer(self) -> Result:
+        """Fine-tunes, after the teacher."""
+        if self.teacher:
+            self.teacher.transfer()
+        return VERBS["transfer"].function()(self._transfer_settings())
+
+    def records(self, weights: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Any]]]:
+        """Runs the cell; yields its results as they come."""
+        done = self.transfer()
+        if "fp32" in weights:
+            yield "fp32", self._record("fp32", self.fine_tuned, [done])
+        if "int8" in weights:
+            settings = self._quantize_settings()
+            rounded = VERBS["quantize"].function()(settings)
+            yield "int8", self._record("int8", Path(settings.out), [done, rounded])
+
+    def clear(self, *, but_fine_tuned: bool) -> None:
+        """Removes the cell's checkpoints, or all but the fine-tuned one, which teaches others."""
+        for entry in self.folder.iterdir():
+            if entry != self.fine_tuned or not but_fine_tuned:
+                shutil.rmtree(entry)
+
+    def _transfer_settings(self) -> TransferSettings:
+        model = str(self.place.start(self.cell).path)
+        values = self._common("transfer") | {"model": model, "out": str(self.fine_tuned)}
+        return parse_settings(TransferSettings, values, f"{self.cell.name}, transfer")
+
+    def _quantize_settings(self) -> QuantizeSettings:
+        out = self.folder / f"int8-{self.digest('int8')}"
+        values = self._common("quantize") | {"model": str(self.fine_tuned), "out": str(out)}
+        return parse_settings(QuantizeSettings, values, f"{self.cell.name}, quantize")
+
+    def _common(self, stage: str) -> dict[str, Any]:
+        values = {
+            **self.cell.stages[stage],
+            "train": str(self.place.rows(self.cell)[0]),
+            "seed": self.cell.seed,
+            "threads": self.place.threads,
+        }
+        if self.teacher:
+            values["teacher"] = str(self.teacher.fine_tuned)
+        return values
+
+    def _record(self, weights: Weights, model: Path, stages: Sequence[Result]) -> dict[str, Any]:
+        rows = self.place.rows(self.cell)
+        asked = {"model": str(model), "data": str(rows[1]), "metric": self.cell.data.metric}
+        found = VERBS["evaluate"].function()(EvaluateSettings(**asked, threads=self.place.threads))
+        file = self.folder / f"{weights}.prn"
+        packed = pack(PackSettings(model=str(model), out=str(file), overwrite=True)).to_json()
+        file.unlink()
+        cell = self.cell
+        return {
+            "name": f"{cell.matrix}/{cell.name}/{weights}",
+            "matrix": cell.matrix,
+            "model": cell.model,
+            "family": cell.entry.family,
+            "task": cell.task,
+            "seed": cell.seed,
+            "weights": weights,
+            "tried": self.place.mode.tried,
+            "start": upstream(cell.entry.start, self.place.start(cell)),
+            "teacher": cell.entry.teacher,
+            "rows": {"train": rows[0].name, "scored": rows[1].name},
+            "settings": {stage: layer for stage, layer in cell.layers.items() if layer},
+            "settings_hash": cell.settings_hash(weights),
+            "run_hash": self.digest(weights),
+            "main": found.main,
+            "metrics": found.metrics,
+            "interval": list(found.interval),
+            "examples": found.rows,
+            "counts": dict(found.counts),
+            "steps": sum(stage.metrics["steps"] for stage in stages if "steps" in stage.metrics),
+            "tokens": sum(stage.metrics["tokens"] for stage in stages if "tokens" in stage.metrics),
+            "seconds": round(sum(stage.provenance["seconds"] for stage in stages), 1),
+            "sizes": {key: packed[key] for key in _SIZES},
+            "machine": _machine(self.place.threads),
+            "versions": versions(),
+            "commit": _commit(),
+            "command": command(cell, self.place),
+        }
+
+
+_SIZES = (
+    "encoder_weights",
+    "encoder_nonzeros",
+    "model_weights",
+    "model_nonzeros",
+    "bytes",
+    "dense_fp32_bytes",
+)
+
+
+def upstream(name: str, start: Checkpoint) -> dict[str, Any]:
+    """A starting checkpoint: its name and hash, and the figures of the stage that made it."""
+    record = start.provenance or {}
+    figures = {k: v for k, v in record.get("metrics", {}).items() if isinstance(v, int | float)}
+    found = {"name": name, "sha256": start.weights_hash[:12]}
+    if record:
+        found |= {"stage": record["stage"], "seconds": record["seconds"], "metrics": figures}
+    return found
+
+
+def command(cell: Cell, place: Place) -> str:
+    """How to repeat a cell."""
+    words = ["python", "-m", "benchmarks.experiments", cell.matrix, "--only", cell.name]
+    words += ["--seeds", str(cell.seed), "--models", "MODELS.yaml", "--data", "DATA"]
+    if place.mode.label:
+        words += ["--tune", place.mode.label]
+        words += [part for change in place.mode.changes for part in ("--set", change)]
+    return shlex.join(words)
+
+
+def models_of(path: str) -> dict[str, str]:
+    """The folders of checkpoints by the names that matrices use, from a YAML file.
+
+    Raises:
+        InputError: If it is no such file.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a YAML file of models ({error})") from None
+    if not isinstance(found, dict) or not all(isinstance(f, str) for f in found.values()):
+        raise InputError(f"{path}: expected lines of NAME: FOLDER")
+    return found
+
+
+@cache
+def _checkpoint(folder: str) -> Checkpoint:
+    """Opened once: its hash takes a moment, and every cell asks for it."""
+    return open_checkpoint(Path(folder).expanduser())
+
+
+@cache
+def _commit() -> str | None:
+    """The commit that the code is of, with a mark if it was changed since; None outside of git."""
+    order = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(order, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    import torch
+
+    found = {**machine(), "threads": threads}
+    if torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+    return found

@@ -1,0 +1,114 @@
+"""Milliseconds of the starting checkpoints of a matrix in this engine, packed, one after another.
+
+A fine-tuned model has the shape and the zeros of the checkpoint that it started from, so its time
+is the same; the task's head is left out. The models take turns, so that a machine that slows down
+slows all of them. Run it while nothing else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import environment
+from benchmarks.experiments.cell import models_of
+from benchmarks.experiments.matrix import Weights, load_matrix, names
+from benchmarks.experiments.records import RESULTS
+from prunella.bench.workloads import equal_lengths
+from prunella.checkpoint import write_json
+from prunella.engine.compiled import compile_model
+from prunella.errors import InputError
+from prunella.packed.read import open_packed
+from prunella.packing import pack
+from prunella.settings import PackSettings
+
+_WARM_UP = 5
+
+
+def measure(
+    folders: Mapping[str, str], weights: Weights, length: int, threads: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Times of one forward pass of one sequence, a row a model."""
+    with tempfile.TemporaryDirectory(prefix="prunella-latency-") as folder:
+        calls: dict[str, Callable[[], Any]] = {}
+        for name, model in folders.items():
+            file = Path(folder) / f"{name}.prn"
+            pack(PackSettings(model=model, out=str(file), weights=weights))
+            calls[name] = _call(file, length, threads)
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for number in range(_WARM_UP + rounds):
+            for name, call in calls.items():
+                begun = time.perf_counter()
+                call()
+                if number >= _WARM_UP:
+                    seconds[name].append(time.perf_counter() - begun)
+    return [
+        {
+            "model": name,
+            "weights": weights,
+            "median": 1000 * statistics.median(times),
+            "quartiles": [1000 * q for q in statistics.quantiles(times, n=4)[::2]],
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def _call(file: Path, length: int, threads: int) -> Callable[[], Any]:
+    packed = open_packed(file)
+    runner = compile_model(packed, threads, weights=None)
+    words = json.loads(packed.files["config.json"])["vocab_size"]
+    batch = equal_lengths("latency", [(1, length)], words).batches[0]
+    return lambda: runner.hidden_states(batch.ids, batch.types, batch.lengths)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.experiments.latency", description=__doc__
+    )
+    parser.add_argument("matrix", choices=names())
+    parser.add_argument(
+        "--models", required=True, help="YAML file: name of a checkpoint: its folder"
+    )
+    parser.add_argument("--length", type=int, default=128, help="tokens (default: 128)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--rounds", type=int, default=100, help="calls of each (default: 100)")
+    parser.add_argument("--results", default=str(RESULTS), help="folder of the result files")
+    given = parser.parse_args()
+    try:
+        matrix, known = load_matrix(given.matrix), models_of(given.models)
+        starts = dict.fromkeys(entry.start for entry in matrix.models.values())
+        folders = {name: known[name] for name in starts if name in known}
+        rows = []
+        for weights in matrix.weights:
+            rows += measure(folders, weights, given.length, given.threads, given.rounds)
+            gc.collect()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    document = {
+        "name": f"{given.matrix}-latency",
+        "command": f"python -m benchmarks.experiments.latency {given.matrix} --models MODELS.yaml "
+        f"--length {given.length} --threads {given.threads} --rounds {given.rounds}",
+        "length": given.length,
+        "threads": given.threads,
+        "rows": rows,
+        "environment": environment(),
+    }
+    write_json(Path(given.results) / f"{given.matrix}-latency.json", document)
+    for row in rows:
+        low, high = row["quartiles"]
+        times = f"{row['median']:7.3f} ms ({low:.3f} to {high:.3f})"
+        print(f"{row['model']:<24} {row['weights']}  {times}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

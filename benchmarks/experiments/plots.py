@@ -1,0 +1,199 @@
+"""The plots of docs/results.md, and the table that belongs to one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.experiments.summary import Arm, Spread
+from benchmarks.experiments.tables import NOT_YET, Study, cell, head, listed, row, sizes, source
+from prunella.report.pictures import picture
+from prunella.report.quality import BYTES, Cost, quality_against
+from prunella.report.tables import MISSING, human_bytes
+
+Block = str | tuple[str, dict[str, str]]
+"""Markdown, and the picture files that it shows by their names."""
+
+_WIDE = (6.2, 3.7)
+_KEPT = Cost("kept", "weights kept in the encoder's matrices", lambda share: f"{share:g} %")
+_MS = Cost("ms", "one text of 128 tokens, one thread", lambda ms: f"{ms:g} ms")
+_FAMILIES = {
+    "sparse": "pruned upstream",
+    "gmp": "pruned at task time",
+    "one-shot": "magnitude in one shot",
+    "fewer-layers": "dense, fewer layers",
+    "narrower": "dense, narrower",
+}
+# So that intervals of equal sparsity stand side by side.
+_ASIDE = {("sparse", "int8"): 1.04, ("gmp", "fp32"): 0.96, ("one-shot", "fp32"): 0.96}
+
+
+def sparsity_plot(study: Study) -> Block:
+    """Quality against the share of weights kept, of the tasks that all arms have results of.
+
+    Quality is relative to the dense model in fp32. The dense model begins each line of the sparse
+    ones; of the baselines only fp32 is drawn.
+    """
+    entries, dense = study.matrix.models, Arm("dense", "fp32")
+    drawn = [
+        (family, arm)
+        for arm in study.arms()
+        for family in _lines(entries[arm.model].family, arm.weights)
+    ]
+    arms, tasks = comparable(study, [arm for _, arm in drawn])
+    if dense not in arms or len(arms) == 1:
+        return NOT_YET
+    points = []
+    for family, arm in drawn:
+        found = study.scores.difference(arm, dense, tasks, relative=True) if arm in arms else None
+        if found:
+            share = 100 * (1 - entries[arm.model].sparsity)
+            aside = _ASIDE.get((family, arm.weights), 1.0)
+            name = f"{_FAMILIES[family]}, {arm.weights}"
+            point = {"label": "", "family": name, "kept": share * aside}
+            points.append(point | _interval(found.spread, above=100))
+    title = "Share of the dense model's quality, %"
+    svg = quality_against(points, _KEPT, title=title, legend_inside=True, size=_WIDE)
+    told = f"Quality against the weights kept: the mean over {listed(study.matrix, tasks)}. "
+    told += "Bars: one standard deviation over seeds."
+    return _shown({"results-sparsity.svg": _Drawing(svg, told, points)})
+
+
+def _lines(family: str, weights: str) -> tuple[str, ...]:
+    """The lines of the first plot that an arm is on."""
+    if family == "dense":
+        return ("sparse",)
+    return (family,) if family == "sparse" or weights == "fp32" else ()
+
+
+def comparable(study: Study, arms: Sequence[Arm]) -> tuple[list[Arm], tuple[str, ...]]:
+    """The arms that have any result, and the tasks that all of these have results of."""
+    tasks = list(study.matrix.tasks)
+    found = [arm for arm in arms if any(study.scores.of(arm, task) for task in tasks)]
+    return found, study.scores.tasks(found, tasks)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user could take, in 8 bits: its quality, and what it costs.
+
+    `costs` has "ms", "bytes" (of the whole file) and "encoder" (its bytes); None: not measured.
+    """
+
+    model: str
+    title: str
+    families: tuple[str, ...]
+    quality: Spread | None
+    costs: Mapping[str, float | None]
+
+    @property
+    def short(self) -> str:
+        return self.title.removeprefix("dense, ").removeprefix("pruned upstream, ")
+
+
+def choices(
+    study: Study, latency: Mapping[str, Any] | None
+) -> tuple[list[Choice], tuple[str, ...]]:
+    """Sparse and small dense models, and the tasks that their quality is the mean of."""
+    times = {row["model"]: row["median"] for row in latency["rows"]} if latency else {}
+    groups = {
+        "sparse": ("sparse",),
+        "dense": ("fewer-layers", "narrower"),  # where both lines begin
+        "fewer-layers": ("fewer-layers",),
+        "narrower": ("narrower",),
+    }
+    entries = {m: e for m, e in study.matrix.models.items() if e.family in groups}
+    arms, tasks = comparable(study, [Arm(model, "int8") for model in entries])
+    found = []
+    for model, entry in entries.items():
+        arm = Arm(model, "int8")
+        size = sizes([r for r in study.records if (r["model"], r["weights"]) == arm]) or {}
+        costs = {
+            "ms": times.get(entry.start),
+            "bytes": size.get("model_bytes"),
+            "encoder": size.get("encoder_bytes"),
+        }
+        names = tuple(_FAMILIES[name] for name in groups[entry.family])
+        quality = study.scores.average(arm, tasks) if arm in arms else None
+        found.append(Choice(model, entry.title, names, quality, costs))
+    return found, tasks
+
+
+def worth_plots(study: Study, latency: Mapping[str, Any] | None) -> Block:
+    """Quality against latency and against bytes, sparse and small dense models in 8 bits."""
+    drawn: dict[str, _Drawing] = {}
+    found, tasks = choices(study, latency)
+    for cost, what in ((_MS, "measured latency"), (BYTES, "bytes of the whole file")):
+        points = [
+            {"label": "" if number else choice.short, "family": family}
+            | {cost.key: choice.costs[cost.key], **_interval(choice.quality)}
+            for choice in found
+            for number, family in enumerate(choice.families)
+            if choice.quality and choice.costs[cost.key]
+        ]
+        if points:
+            title = "Mean score over the tasks"
+            svg = quality_against(points, cost, title=title, legend_inside=True, size=_WIDE)
+            told = f"Quality against {what}: the mean over {listed(study.matrix, tasks)}."
+            drawn[f"results-{cost.key}.svg"] = _Drawing(svg, told, points)
+    return _shown(drawn) if drawn else NOT_YET
+
+
+def worth_table(study: Study, latency: Mapping[str, Any] | None) -> str:
+    """The same in figures."""
+    found, tasks = choices(study, latency)
+    if not tasks:
+        return NOT_YET
+    lines = head(
+        ["int8", "mean score", "one text of 128 tokens", "encoder", "whole file", "repeat"]
+    )
+    for choice in found:
+        ms, size, encoder = (choice.costs[key] for key in ("ms", "bytes", "encoder"))
+        time = f"{ms:.2f} ms" if ms else MISSING
+        disk = [human_bytes(each) if each else MISSING for each in (encoder, size)]
+        lines.append(
+            row([choice.title, cell(choice.quality), time, *disk, f"`--only {choice.model}`"])
+        )
+    said = f"Mean over {listed(study.matrix, tasks)}. {source(study)}"
+    if latency:
+        where = latency["environment"]["machine"]["processor"]
+        said += f" Times: median, one thread, {where}. `{latency['command']}`"
+    return "\n".join([*lines, "", said])
+
+
+def read_latency(results: Path) -> dict[str, Any] | None:
+    """What `benchmarks.experiments.latency worth` measured; None before."""
+    path = results / "worth-latency.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _interval(spread: Spread | None, above: float = 0.0) -> dict[str, float | None]:
+    if spread is None:
+        return {}
+    middle, deviation = above + spread.mean, spread.deviation
+    if deviation is None:
+        return {"quality": middle, "low": None, "high": None}
+    return {"quality": middle, "low": middle - deviation, "high": middle + deviation}
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """A plot with its description, and the points that it shows."""
+
+    svg: str
+    told: str
+    points: Sequence[Mapping[str, Any]]
+
+
+def _shown(drawn: Mapping[str, _Drawing]) -> tuple[str, dict[str, str]]:
+    """Pictures with their descriptions, stamped with the data that they show."""
+    files = {}
+    for name, plot in drawn.items():
+        data = json.dumps([plot.told, *plot.points], sort_keys=True)
+        stamp = hashlib.sha256(data.encode()).hexdigest()[:16]
+        files[name] = picture(plot.svg, plot.told, stamp)
+    return "\n\n".join(f"![{plot.told}]({name})" for name, plot in drawn.items()), files

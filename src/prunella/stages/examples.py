@@ -1,0 +1,186 @@
+"""Labelled rows as one model reads them: opened, predicted, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from transformers import PreTrainedTokenizerFast
+
+from prunella.checkpoint import Checkpoint
+from prunella.data.metrics import metrics
+from prunella.data.presets import preset_of, settled
+from prunella.data.task_batches import EncodedTask
+from prunella.models import (
+    check_length,
+    load_tokenizer,
+    pad_id,
+    positions,
+    takes_token_types,
+    task_head,
+)
+from prunella.settings import EvaluateSettings, TaskSettings
+from prunella.tasks import KINDS, Columns, Deciding, Kind, Predictions, Reading, Rows, load_rows
+from prunella.training.task import predict_logits
+
+S = TypeVar("S", bound=TaskSettings)
+# What a model that was trained on a task needs to read rows of it again.
+_INHERITED = ("text", "pair", "label", "choices", "max_length", "stride", "no_answer")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The rows of one split, and their tokens."""
+
+    kind: Kind[Any]
+    rows: Rows
+    encoded: EncodedTask
+    reading: Reading
+
+    @property
+    def gold(self) -> Any:
+        """What is right, as `prunella.data.metrics` takes it."""
+        return self.rows.gold
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_split(
+    settings: TaskSettings,
+    source: str,
+    split: str,
+    kind: str,
+    names: list[str] | None = None,
+) -> tuple[Kind[Any], Rows]:
+    """The rows of a file, or of a split of a Hub data set."""
+    named = Columns(settings.text, settings.pair, settings.label, settings.choices)
+    columns, kind = settled(source, named, kind)
+    return load_rows(source, columns, kind=kind, names=names, split=hub_split(source, split))
+
+
+def hub_split(source: str, split: str) -> str | None:
+    """Files have no splits; data sets of the Hub do, and some call the held-out one otherwise."""
+    if not source.startswith("hub:"):
+        return None
+    preset = preset_of(source)
+    return preset.validation if preset and split == "validation" else split
+
+
+def as_trained(settings: S, checkpoint: Checkpoint) -> S:
+    """Settings, completed by those that a fine-tuned checkpoint was trained with."""
+    record = (checkpoint.provenance or {}).get("task") or {}
+    fields = type(settings).model_fields
+    update: dict[str, Any] = {
+        name: record[name]
+        for name in _INHERITED
+        if record.get(name) is not None and getattr(settings, name) == fields[name].default
+    }
+    if settings.kind == "auto" and record.get("kind") in KINDS:
+        update["kind"] = record["kind"]
+    return settings.model_copy(update=update)
+
+
+def reading_of(
+    settings: TaskSettings,
+    kind: Kind[Any],
+    tokenizer: PreTrainedTokenizerFast,
+    configs: Sequence[Any],
+) -> Reading:
+    """How these models read rows.
+
+    Args:
+        settings: If they leave `max_length` open it is the kind's usual one, or what fits.
+        kind: Of the task.
+        tokenizer: That of all models.
+        configs: Their configurations.
+
+    Raises:
+        InputError: If a model has fewer positions than `max_length`.
+    """
+    fitting = [tokenizer.model_max_length, *map(positions, configs)]
+    length = settings.max_length or min(kind.usual_length, *(n for n in fitting if n))
+    for config in configs:
+        check_length("max_length", length, config)
+    token_types = any(takes_token_types(config) for config in configs)
+    return Reading(tokenizer, length, settings.stride, token_types)
+
+
+def deciding_of(settings: TaskSettings, traits: Mapping[str, Any]) -> Deciding:
+    """How outputs become predictions; the rows' traits count where the settings leave it open."""
+    no_answer = settings.no_answer
+    return Deciding(
+        settings.threshold,
+        bool(traits.get("no_answer")) if no_answer is None else no_answer,
+        settings.max_answer_length,
+    )
+
+
+def open_for_evaluation(
+    settings: EvaluateSettings, checkpoint: Checkpoint, config: Any
+) -> tuple[Examples, Deciding]:
+    """The labelled rows that a checkpoint is scored on, read as it was trained.
+
+    Args:
+        settings: What they leave open is taken from the checkpoint's record.
+        checkpoint: A fine-tuned one.
+        config: Its configuration.
+
+    Raises:
+        InputError: If the rows do not fit the checkpoint's head.
+    """
+    settings = as_trained(settings, checkpoint)
+    name = kind_of_head(checkpoint, config) if settings.kind == "auto" else settings.kind
+    names = label_names(config) if KINDS[name].named else None
+    kind, rows = read_split(settings, settings.data, settings.split, name, names)
+    reading = reading_of(settings, kind, load_tokenizer(checkpoint), [config])
+    examples = Examples(kind, rows, kind.encode(rows, reading), reading)
+    return examples, deciding_of(settings, {})
+
+
+def kind_of_head(checkpoint: Checkpoint, config: Any) -> str:
+    """The kind of task that a checkpoint's head is for."""
+    head = task_head(checkpoint)
+    kinds = [kind for kind in KINDS.values() if kind.head == head]
+    by_problem = [kind.name for kind in kinds if kind.problem == config.problem_type]
+    if len(by_problem) == 1:
+        return by_problem[0]
+    return "regression" if config.num_labels == 1 else "classification"
+
+
+def label_names(config: Any) -> list[str]:
+    """What a head's outputs are called; numbers where transformers made the names up."""
+    names = [str(config.id2label[i]) for i in range(config.num_labels)]
+    unnamed = names == [f"LABEL_{i}" for i in range(len(names))]
+    return [str(i) for i in range(len(names))] if unnamed else names
+
+
+def predict(
+    model: Any,
+    examples: Examples,
+    deciding: Deciding,
+    *,
+    batch_size: int = 64,
+    bf16: bool = False,
+) -> Predictions:
+    """What a model says of each row."""
+    tokenizer = examples.reading.tokenizer
+    logits = predict_logits(
+        model, examples.encoded, batch_size=batch_size, pad_id=pad_id(tokenizer), bf16=bf16
+    )
+    return examples.kind.decode(logits, examples.encoded, examples.rows, examples.reading, deciding)
+
+
+def figures(examples: Examples, predictions: Predictions) -> dict[str, Any]:
+    """The task's metrics, and what was odd about the rows."""
+    found = metrics(
+        examples.kind.name, examples.gold, predictions.values, logits=predictions.logits
+    )
+    return found | oddities(examples)
+
+
+def oddities(examples: Examples, prefix: str = "") -> dict[str, int]:
+    """How many rows were cut, and the like; what never happened is left out."""
+    counts = {**examples.rows.counts, **examples.encoded.counts}
+    return {prefix + name: count for name, count in counts.items() if count}

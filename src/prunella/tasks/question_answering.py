@@ -1,0 +1,291 @@
+"""Answers that are stretches of a context (SQuAD v1 and v2): where they start and end.
+
+A long context is read in windows, each with the whole question; a window without the answer points
+at its first token, and so does a question that has none. The best span over all windows wins. The
+windows and the choice of the span are the engine's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch.nn.functional as F
+from tokenizers import Encoding
+from torch import Tensor
+
+from prunella.data.labels import list_rows
+from prunella.data.task_batches import EncodedTask
+from prunella.data.tasks import Columns, Usual, find_columns, first_value, texts_of
+from prunella.engine.answers import AnswerTask
+from prunella.engine.inputs import Example
+from prunella.engine.options import AnswerOptions
+from prunella.engine.tokens import TextEncoder, Window
+from prunella.errors import InputError
+from prunella.tasks.base import Deciding, Predictions, Reading, check_reading
+from prunella.tasks.choosing import divergence, spread
+from prunella.tasks.windows import Collected
+
+_USUAL = Usual((("question", "context"),), ("answers", "answer"))
+_CANDIDATES = 5  # spans of each question in a file of predictions
+_NOWHERE = (0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionRows:
+    """Questions about contexts.
+
+    Attributes:
+        questions, contexts: n texts each.
+        answers: All that count as right; an empty list if there is no answer.
+        spans: Where the first answer stands in its context, in characters; None without one.
+        ids: What the data calls each row; None if nothing.
+    """
+
+    questions: list[str]
+    contexts: list[str]
+    answers: list[list[str]]
+    spans: list[tuple[int, int] | None]
+    ids: list[Any] | None
+    counts: Mapping[str, int]
+
+    @property
+    def names(self) -> list[str]:
+        return []
+
+    @property
+    def gold(self) -> list[list[str]]:
+        return self.answers
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+
+class QuestionAnswering:
+    """Spans of a context."""
+
+    name = "question-answering"
+    head = "QuestionAnswering"
+    problem = None
+    named = False
+    usual_length = 384
+
+    def fits(self, table: datasets.Dataset, columns: Columns) -> bool:
+        """A question, a context and answers."""
+        there = set(table.column_names)
+        texts = {columns.text or "question", columns.pair or "context"} <= there
+        return texts and isinstance(first_value(table, columns.label, ("answers",)), (dict, list))
+
+    def read(
+        self, table: datasets.Dataset, columns: Columns, names: list[str] | None, source: str
+    ) -> QuestionRows:
+        there = table.column_names
+        question, context, label = find_columns(
+            there, columns.text, columns.pair, columns.label, source, _USUAL
+        )
+        if context is None:
+            raise InputError(f"{source}: set `pair` to the column of the contexts")
+        questions, contexts = texts_of(table, question, source), texts_of(table, context, source)
+        where = f"{source}, column '{label}'"
+        given = [_answers(value, i, where) for i, value in enumerate(table[label][:])]
+        if "is_impossible" in there:
+            flags = table["is_impossible"][:]
+            given = [[] if flag else found for flag, found in zip(flags, given, strict=True)]
+        spans, moved = _spans(contexts, given, where)
+        return QuestionRows(
+            questions,
+            contexts,
+            [list(dict.fromkeys(text for text, _ in found)) for found in given],
+            spans,
+            table["id"][:] if "id" in there else None,
+            {"answers_moved": moved},
+        )
+
+    def traits(self, rows: QuestionRows) -> dict[str, Any]:
+        return {"no_answer": not all(rows.answers)}
+
+    def outputs(self, names: list[str]) -> int:
+        return 2
+
+    def encode(self, rows: QuestionRows, reading: Reading) -> EncodedTask:
+        check_reading(reading, pair=True)
+        collected = Collected(reading)
+        cut = lost = 0
+        for number, (texts, windows, shortened) in enumerate(_windows(rows, reading)):
+            cut += shortened
+            span = rows.spans[number]
+            tokens = _tokens(texts[1], span) if span else None
+            found = False
+            for window in windows:
+                context = range(window.place, window.place + window.end - window.begin)
+                place = _place(window, tokens)
+                found |= place != _NOWHERE
+                collected.add(number, window, [0, *context], place)
+            lost += span is not None and not found
+        counts = {**rows.counts, "questions_cut": cut, "answers_in_no_window": lost}
+        return collected.task(token_labels=False, counts=counts)
+
+    def class_weights(self, encoded: EncodedTask, outputs: int) -> None:
+        return None
+
+    def loss(self, logits: Tensor, inputs: Mapping[str, Tensor], weights: Tensor | None) -> Tensor:
+        """Mean of the cross-entropies of start and end, over the context and the first token."""
+        places = spread(logits, inputs["watched"].sum(dim=1))
+        return F.cross_entropy(places, inputs["labels"])
+
+    def distillation(
+        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor], temperature: float
+    ) -> Tensor:
+        return divergence(student, teacher, inputs["watched"].sum(dim=1), temperature)
+
+    def decode(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedTask,
+        rows: QuestionRows,
+        reading: Reading,
+        deciding: Deciding,
+    ) -> Predictions:
+        task = _task(reading, deciding.no_answer)
+        options = AnswerOptions(
+            top_k=_CANDIDATES,
+            max_answer_length=deciding.max_answer_length,
+            threshold=deciding.threshold or 0.0,
+        )
+        values: list[str] = []
+        details: list[dict[str, Any]] = []
+        begin = 0
+        for number, (texts, windows, _) in enumerate(_windows(rows, reading)):
+            parts = []
+            for window in windows:
+                end = begin + 1 + window.end - window.begin
+                parts.append(task.reduce(window, logits[begin:end], options))
+                begin = end
+            example = Example(rows.questions[number], rows.contexts[number])
+            answer = task.finish(example, texts, windows, parts, options)
+            values.append(answer.text)
+            named = {"id": rows.ids[number]} if rows.ids else {}
+            details.append(
+                {
+                    **named,
+                    "prediction": answer.text,
+                    "label": rows.answers[number],
+                    "no_answer_score": answer.no_answer_score,
+                    "candidates": [asdict(candidate) for candidate in answer.candidates],
+                }
+            )
+        return Predictions(values, details)
+
+
+def _task(reading: Reading, no_answer: bool = False) -> AnswerTask:
+    return AnswerTask(no_answer=no_answer, max_length=reading.max_length)
+
+
+def _windows(
+    rows: QuestionRows, reading: Reading
+) -> Iterator[tuple[list[Encoding], list[Window], bool]]:
+    """For each row the tokens of question and context, its windows, and whether the question
+    was cut, to leave half of the room to the context."""
+    encoder = reading.encoder()
+    task, options = _task(reading), AnswerOptions(stride=reading.stride)
+    context, known = "", Encoding()
+    for number, question in enumerate(rows.questions):
+        if rows.contexts[number] != context or not number:  # many questions share one
+            context = rows.contexts[number]
+            (known,) = encoder.encode([context])
+        (asked,) = encoder.encode([question])
+        most = _room(encoder) // 2
+        cut = len(asked) > most
+        if cut:
+            asked.truncate(most)
+        try:
+            yield [asked, known], task.windows([asked, known], encoder, options), cut
+        except InputError as error:
+            raise InputError(f"row {number + 1}: {error}") from None
+
+
+def _room(encoder: TextEncoder) -> int:
+    return encoder.positions - encoder.template(True).special
+
+
+def _tokens(context: Encoding, span: tuple[int, int]) -> tuple[int, int] | None:
+    """First and last token of a stretch of characters."""
+    begin, end = span
+    found = [i for i, (a, b) in enumerate(context.offsets) if a < end and b > begin]
+    return (found[0], found[-1]) if found else None
+
+
+def _place(window: Window, tokens: tuple[int, int] | None) -> tuple[int, int]:
+    """Start and end among the window's watched tokens; its first token if they are elsewhere."""
+    if tokens is None or tokens[0] < window.begin or tokens[1] >= window.end:
+        return _NOWHERE
+    return tokens[0] - window.begin + 1, tokens[1] - window.begin + 1
+
+
+def _answers(value: Any, row: int, where: str) -> list[tuple[str, int | None]]:
+    """(text, start in characters or None) of each answer, from any of the usual forms."""
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        starts = value.get("answer_start") or [None] * len(value["text"])
+        if len(starts) == len(value["text"]):
+            value = [
+                {"text": text, "answer_start": start}
+                for text, start in zip(value["text"], starts, strict=True)
+            ]
+    items = [value] if isinstance(value, (str, Mapping)) else value
+    found: list[tuple[str, int | None]] = []
+    for item in items or []:
+        text = item.get("text") if isinstance(item, Mapping) else item
+        start = item.get("answer_start") if isinstance(item, Mapping) else None
+        if not isinstance(text, str) or not (start is None or isinstance(start, int)):
+            raise InputError(
+                f'{where}: row {row + 1} needs answers like {{"text": ["..."], "answer_start": '
+                f"[0]}}, empty lists if there is none; found {value!r:.80}"
+            )
+        if text.strip():
+            found.append((text, start))
+    return found
+
+
+def _spans(
+    contexts: Sequence[str], answers: Sequence[list[tuple[str, int | None]]], where: str
+) -> tuple[list[tuple[int, int] | None], int]:
+    """Where the first answers stand, and how many of them do not stand where the data says."""
+    spans: list[tuple[int, int] | None] = []
+    missing: list[int] = []
+    moved = 0
+    for row, (context, found) in enumerate(zip(contexts, answers, strict=True)):
+        if not found:
+            spans.append(None)
+            continue
+        text, start = found[0]
+        if start is not None and start >= 0 and context.startswith(text, start):
+            spans.append((start, start + len(text)))
+            continue
+        moved += start is not None
+        nearest = _nearest(context, text, start or 0)
+        if nearest is None:
+            missing.append(row)
+            continue
+        spans.append(nearest)
+    if missing:
+        first = missing[0]
+        raise InputError(
+            f"{where}: the answer is not in its context in {list_rows(missing)}, for instance "
+            f"{answers[first][0][0]!r:.60}; repair or drop them"
+        )
+    return spans, moved
+
+
+def _nearest(context: str, text: str, start: int) -> tuple[int, int] | None:
+    """The stretch of the context that is the answer, nearest to `start`."""
+    text = text.strip()
+    after = context.find(text, max(start, 0))
+    before = context.rfind(text, 0, max(start, 0) + len(text))
+    there = [place for place in (before, after) if place >= 0]
+    if not there:
+        return None
+    place = min(there, key=lambda place: abs(place - start))
+    return place, place + len(text)

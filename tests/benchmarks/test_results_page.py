@@ -1,0 +1,140 @@
+"""From results to tables and plots: known figures, and nothing made up where runs are missing."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.experiments import plots, tables
+from benchmarks.experiments.matrix import FOLDER, load_matrix
+from benchmarks.experiments.records import Mode, record_path, write_record
+from benchmarks.experiments.summary import Arm, Scores, Spread
+from benchmarks.results_page import ROOT, Page
+
+DENSE, SPARSE = Arm("dense", "fp32"), Arm("sparse-90", "fp32")
+
+
+def record(arm: Arm, task: str, seed: int, value: float, **more: Any) -> dict[str, Any]:
+    kept = 1.0 if arm.model == "dense" else 0.1
+    return {
+        "name": f"prune-ofa/{arm.model}/{task}/{seed}/{arm.weights}",
+        "model": arm.model,
+        "weights": arm.weights,
+        "task": task,
+        "seed": seed,
+        "main": "accuracy",
+        "metrics": {"accuracy": value, "f1": value},
+        "start": {"name": arm.model, "sha256": "0123456789ab", "stage": "prune", "seconds": 90.0,
+                  "metrics": {"tokens": 4_100_000, "hidden_loss": 0.21}},
+        "sizes": {"encoder_weights": 1000, "encoder_nonzeros": 1000 * kept, "model_weights": 2000,
+                  "model_nonzeros": 1000 + 1000 * kept, "bytes": {"encoder": 4000 * kept, "model": 8e6},
+                  "dense_fp32_bytes": {"encoder": 4000, "model": 8e6}},
+        "machine": {"processor": "P", "threads": 1},
+        "versions": {"torch": "2"},
+        "seconds": 3600.0,
+        **more,
+    }  # fmt: skip
+
+
+def test_means_and_deviations_over_seeds() -> None:
+    scores = Scores(record(DENSE, "rte", seed, v) for seed, v in enumerate((0.6, 0.7, 0.8)))
+    found = scores.spread(DENSE, "rte")
+    assert (
+        found
+        and (found.n, found.mean) == (3, pytest.approx(70))
+        and found.deviation == pytest.approx(10)
+    )
+    assert Spread.of([]) is None and Spread.of([2.0]) == Spread(2.0, None, 1)
+    assert scores.spread(SPARSE, "rte") is None
+
+
+def test_differences_pair_seeds_and_average_over_tasks() -> None:
+    values = {(DENSE, "a"): (0.5, 0.6), (SPARSE, "a"): (0.45, 0.6), (DENSE, "b"): (0.8, 0.8), (SPARSE, "b"): (0.8, 0.72)}  # fmt: skip
+    scores = Scores(
+        record(*key, seed, v) for key, pair in values.items() for seed, v in enumerate(pair)
+    )
+    found = scores.difference(SPARSE, DENSE, ["a", "b", "c"], relative=True)
+    # Seed 0: -10 % and 0; seed 1: 0 and -10 %.
+    assert found and found.tasks == ("a", "b") and found.spread.mean == pytest.approx(-5)
+    assert found.spread.deviation == pytest.approx(0) and found.spread.n == 2
+    points = scores.difference(SPARSE, DENSE, ["a", "b"], relative=False)
+    assert points and points.spread.mean == pytest.approx((-2.5 - 4) / 2)
+    assert points.spread.deviation == pytest.approx(1.5 / math.sqrt(2))
+    assert scores.difference(SPARSE, DENSE, ["c"], relative=True) is None
+    assert scores.average(DENSE, ["a", "c"]) is None
+
+
+def test_a_task_scored_in_two_ways_is_an_error() -> None:
+    with pytest.raises(ValueError, match="scored by f1, others by accuracy"):
+        Scores([record(DENSE, "a", 0, 0.5), record(DENSE, "a", 1, 0.5, main="f1")])
+
+
+def written(folder: Path, values: dict[tuple[Arm, str], tuple[float, ...]]) -> Path:
+    matrix = load_matrix("prune-ofa")
+    for (arm, task), found in values.items():
+        for seed, value in enumerate(found):
+            path = record_path(folder, Mode(), matrix.cell(arm.model, task, seed), arm.weights)
+            write_record(path, record(arm, task, seed, value))
+    return folder
+
+
+def lines_of(table: str) -> dict[str, list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]  # fmt: skip
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_what_was_not_run_is_shown_as_such(tmp_path: Path) -> None:
+    results = written(tmp_path, {(DENSE, "rte"): (0.6, 0.62), (SPARSE, "rte"): (0.57,)})
+    study = tables.read_study("prune-ofa", results, FOLDER)
+    rows = lines_of(tables.quality_table(study, "fp32", [(DENSE, True)]))
+    tasks = list(rows["fp32"])
+    assert tasks[0] == "RTE, accuracy" and tasks[1] == "STS-B"
+    assert rows["dense"][:2] == ["61.00 ± 1.41 (2)", "–"]
+    assert rows["dense"][-2:] == ["", "`--only dense`"]
+    assert rows["pruned upstream, 90 %"][0] == "57.00 (1)"
+    assert rows["pruned upstream, 90 %"][-2] == "−5.00 (1 of 7 tasks)"
+    assert set(rows["pruned upstream, 95 %"][:-1]) == {"–"}
+    sizes = lines_of(tables.size_table(study))
+    assert sizes["pruned upstream, 90 %, fp32"][0].startswith("10.0 % ")
+    assert sizes["pruned upstream, 90 %, fp32"][4] == "10.0x"
+    assert set(sizes["pruned upstream, 90 %, int8"]) == {"–"}
+
+
+def test_the_plots_compare_only_tasks_that_all_arms_have(tmp_path: Path) -> None:
+    values = {(DENSE, "rte"): (0.6, 0.6), (DENSE, "sst2"): (0.9, 0.9), (SPARSE, "rte"): (0.57, 0.6)}
+    study = tables.read_study("prune-ofa", written(tmp_path, values), FOLDER)
+    made = plots.sparsity_plot(study)
+    assert isinstance(made, tuple)
+    shown, files = made
+    assert "the mean over RTE. " in shown and "results-sparsity.svg" in shown
+    assert 'data-stamp="' in files["results-sparsity.svg"]
+    nothing = tables.read_study("prune-ofa", tmp_path / "none", FOLDER)
+    assert plots.sparsity_plot(nothing) == plots.worth_plots(nothing, None) == tables.NOT_YET
+
+
+def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
+    document = Path(shutil.copy(ROOT / "docs" / "results.md", tmp_path / "results.md"))
+    int8 = {
+        (Arm(m, "int8"), t): (0.8, 0.7) for m in ("dense", "sparse-90") for t in ("rte", "sst2")
+    }
+    values = {(Arm(arm.model, "fp32"), task): v for (arm, task), v in int8.items()} | int8
+    latency = (
+        '{"rows": [{"model": "dense", "median": 4.0}, {"model": "sparse-90", "median": 2.0}], '
+    )
+    latency += '"environment": {"machine": {"processor": "P"}}, "command": "again"}'
+    results = written(tmp_path / "results", values)
+    (results / "worth-latency.json").write_text(latency, encoding="utf-8")
+    page = Page(document, results)
+    stale = page.stale()
+    pictures = {path.name for path in stale} - {"results.md"}
+    assert pictures == {"results-sparsity.svg", "results-ms.svg", "results-bytes.svg"}
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
+    assert not Page(document, results).stale()
+    write = tmp_path / "results" / "experiments" / "prune-ofa" / "dense" / "rte-seed2-int8.json"
+    write_record(write, record(Arm("dense", "int8"), "rte", 2, 0.9))
+    assert {p.name for p in Page(document, results).stale()} >= {"results.md", "results-ms.svg"}
