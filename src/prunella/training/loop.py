@@ -125,8 +125,9 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
     if state and _step_of(state) == plan.steps:
         trainer.restore_masks(state)
     # accelerate leaves autocast around the model's forward; its own undoing of that also takes
-    # away the decorators of transformers, which collect the hidden states.
-    for name in ("forward", "_original_forward"):
+    # away the decorators of transformers, which collect the hidden states. Its mark goes as well,
+    # or the next training of this model (the head's before the model's) would be in fp32.
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
         model.__dict__.pop(name, None)
     return trainer.summary()
 
