@@ -108,6 +108,25 @@ def load_masked_lm(checkpoint: Checkpoint) -> tuple[nn.Module, bool]:
     return model, not head
 
 
+def copy_head(model: Any, other: Checkpoint) -> bool:
+    """Gives a masked language model the MLM head of another checkpoint of the same vocabulary.
+
+    What the head shares with the embeddings stays the model's own. Returns whether the other one
+    has a head of this shape; without one nothing is changed.
+    """
+    source, has_head = load_masked_lm(other)
+    prefix = model.base_model_prefix + "."
+    mine = {n: p for n, p in model.named_parameters() if not n.startswith(prefix)}
+    theirs = dict(source.named_parameters())
+    fits = all(name in theirs and theirs[name].shape == p.shape for name, p in mine.items())
+    if not has_head or not fits:
+        return False
+    with torch.no_grad():
+        for name, parameter in mine.items():
+            parameter.copy_(theirs[name])
+    return True
+
+
 def _refuse_missing(checkpoint: Checkpoint, names: Iterable[str]) -> None:
     missing = sorted(names)
     if missing:

@@ -182,6 +182,25 @@ def test_a_missing_head_is_trained_first(place: Place, tiny_checkpoint: Make) ->
     assert all(after[f"bert.{name}"][where].all() for name, where in before.items())
 
 
+def test_a_missing_head_is_the_teachers(place: Place, tiny_checkpoint: Make) -> None:
+    still = {
+        "learning_rate": 1e-30,
+        "weight_decay": 0,
+        "model": str(tiny_checkpoint("bert", "base")),
+    }
+    result = adapt(given(place, "lent-head", teacher=place.out("dense"), **still))
+    assert result.provenance["head"] == "copied from the teacher"
+    assert result.metrics["steps"] == 3  # none for the head
+    mine, theirs = arrays(result.out), arrays(place.out("dense"))
+    head = [name for name in theirs if name.startswith("cls.")]
+    assert len(head) >= 5
+    assert all((mine[name] == theirs[name]).all() for name in head)
+    embedding = "bert.embeddings.word_embeddings.weight"
+    assert (mine[embedding] != theirs[embedding]).any()
+    trained = adapt(given(place, "own", teacher=place.out("dense"), head_steps=2, **still))
+    assert trained.metrics["steps"] == 5
+
+
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
 def test_other_families(place: Place, tiny_checkpoint: Make, family: str) -> None:
     sparse = PruneSettings(

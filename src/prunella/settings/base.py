@@ -106,7 +106,7 @@ class HeadSettings(Settings):
     """How a missing MLM head is trained."""
 
     head_steps: Annotated[int, Field(ge=0)] | None = None
-    """Steps for a missing MLM head, encoder frozen, before the others; by default a tenth of them."""
+    """Steps for a missing MLM head, encoder frozen, before the others; by default a tenth of them, or none where the teacher has one to copy."""
     head_learning_rate: Positive = 1e-3
     """Peak learning rate of that first phase."""
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from prunella.checkpoint import Checkpoint
 from prunella.data.corpus import Corpus
 from prunella.errors import InputError
-from prunella.models import fetch, load_masked_lm, load_tokenizer, set_dropout
+from prunella.models import copy_head, fetch, load_masked_lm, load_tokenizer, set_dropout
 from prunella.settings import AdaptSettings
 from prunella.sparsity.targets import Target, find_targets
 from prunella.stages.common import Outcome, Result, run_stage
@@ -92,13 +92,17 @@ def _adapt(
     set_seed(settings.seed)  # a new head
     model, had_head = load_masked_lm(source)
     tokenizer = load_tokenizer(source)
+    took_head = not had_head and teacher_source is not None and copy_head(model, teacher_source)
     teacher = _teacher(settings, source, teacher_source)
     text = _open_text(settings, tokenizer, model, teacher)
     general = _open_general(settings, tokenizer)
     masks = locked_zeros(model)
     set_dropout(model, settings.dropout)
     model.to(PartialState(cpu=not torch.cuda.is_available()).device)  # measured before it trains
-    summaries = [] if had_head else [train_head(model, text, settings, work)]
+    if not had_head and not (took_head and settings.head_steps is None):
+        summaries = [train_head(model, text, settings, work)]
+    else:
+        summaries = []
     before = _measure(model, text, general, settings, teacher)
     mlm = settings.mlm if teacher else 1.0
     plan = linear_plan(
@@ -111,6 +115,8 @@ def _adapt(
     if general is not None:
         metrics["forgetting"] = after["general"]["mlm_loss"] - before["general"]["mlm_loss"]
     more = {"text": _text_figures(text, general, settings), "held_out": held_out}
+    if not had_head:
+        more["head"] = "copied from the teacher" if took_head else "new"
     return Outcome(model, tokenizer, metrics, masks, more=more)
 
 
