@@ -46,8 +46,9 @@ ROOMS = (
     ("__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-# Known crossings: the loss of a task asks the teacher's cache, which holds a live teacher.
-ALLOWED = {("training", "teacher_cache")}
+# Known crossings: the loss of a task asks the teacher's cache, which holds a live teacher; the values
+# of --score are the names of the files of criteria, which are listed and not imported.
+ALLOWED = {("training", "teacher_cache"), ("settings", "sparsity")}
 TORCH_FREE = (
     "errors processes together roles settings packed checkpoint grid validation workspace packing inspection "
     "engine rows columns prediction_files predicting "

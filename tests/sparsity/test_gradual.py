@@ -12,10 +12,14 @@ from torch import nn
 
 from prunella.errors import InputError
 from prunella.settings import PruningSettings
-from prunella.sparsity.gradual import GradualPruning, resolve_schedule
+from prunella.sparsity.criterion import Context, load_criterion
+from prunella.sparsity.gradual import resolve_schedule
 from prunella.sparsity.masks import Masks
-from prunella.sparsity.schedules import PruningSchedule
+from prunella.sparsity.patterns import Blocks
+from prunella.sparsity.pruning import Pruning
+from prunella.sparsity.schedules import PruningSchedule, rewound_factor
 from prunella.sparsity.selection import keep_count
+from prunella.sparsity.shares import Shares
 
 
 def resolve(steps: int, current: float = 0.0, **given: Any) -> PruningSchedule:
@@ -24,6 +28,12 @@ def resolve(steps: int, current: float = 0.0, **given: Any) -> PruningSchedule:
 
 def masks_of(**weights: Any) -> Masks:
     return Masks({name: nn.Parameter(torch.as_tensor(w)) for name, w in weights.items()})
+
+
+def by_magnitude(masks: Masks, schedule: PruningSchedule, scope: str = "uniform") -> Pruning:
+    context = Context(nn.Module(), masks, schedule, seed=0)
+    criterion = load_criterion("magnitude", context, {})
+    return Pruning(context, criterion, Shares(Blocks(1, 1), scope, {}))
 
 
 def test_the_reference_schedule_in_shares_and_in_steps() -> None:
@@ -74,12 +84,35 @@ def test_a_model_that_is_sparser_already_is_refused() -> None:
         resolve(100, current=0.95)
 
 
+def test_one_shot_waits_for_what_the_score_sees() -> None:
+    schedule = resolve_schedule(PruningSettings(one_shot=True), 100, 0.0, window=30)
+    assert [step for step in range(1, 101) if schedule.updates_at(step)] == [30]
+    assert schedule.sparsity(30) == 0.9
+    factors = [rewound_factor(step, 10, schedule) for step in range(100)]
+    assert factors[:31] == [0.0] * 31  # then warm-up, and one decay
+    assert factors[40] == max(factors) == 1.0
+    assert factors[99] == pytest.approx(1 / 60)
+    with pytest.raises(InputError, match=r"30 steps .* there are 20 steps.*--window"):
+        resolve_schedule(PruningSettings(one_shot=True), 20, 0.0, window=30)
+
+
+@given(st.integers(0, 30), st.integers(1, 20), st.integers(0, 20), st.integers(1, 15))
+def test_the_next_update_is_the_first_to_come(
+    start: int, growth: int, hold: int, every: int
+) -> None:
+    end = start + growth
+    schedule = PruningSchedule(0, 0.5, start, end, end + hold, end + hold + 5, every)
+    updates = [step for step in range(1, 80) if schedule.updates_at(step)]
+    for step in range(1, 80):
+        assert schedule.next_update(step) == min((u for u in updates if u >= step), default=None)
+
+
 @pytest.mark.parametrize("scope", ["uniform", "global"])
 def test_the_masks_follow_the_schedule(scope: str) -> None:
     torch.manual_seed(0)
     masks = masks_of(a=torch.randn(20, 30), b=torch.randn(10, 10) * 3)
     schedule = PruningSchedule(0.0, 0.9, 4, 40, 60, 80, 5)
-    pruning = GradualPruning(masks, schedule, "magnitude", scope)
+    pruning = by_magnitude(masks, schedule, scope)
     reached: dict[int, float] = {}
     for step in range(1, 81):
         before = {name: code.clone() for name, code in masks.codes.items()}
@@ -108,7 +141,7 @@ def test_the_masks_follow_the_schedule(scope: str) -> None:
 
 def test_a_dormant_weight_returns_when_others_have_shrunk() -> None:
     masks = masks_of(w=[[1.0, 0.5, 0.75, 0.25]])
-    pruning = GradualPruning(masks, PruningSchedule(0, 0.5, 0, 1, 9, 10, 1), "magnitude", "uniform")
+    pruning = by_magnitude(masks, PruningSchedule(0, 0.5, 0, 1, 9, 10, 1))
     pruning(1)
     assert masks.parameters["w"].tolist() == [[1.0, 0.0, 0.75, 0.0]]
     with torch.no_grad():
@@ -124,6 +157,6 @@ def test_a_dormant_weight_returns_when_others_have_shrunk() -> None:
 
 def test_a_diverged_weight_stops_the_run() -> None:
     masks = masks_of(w=[[1.0, torch.nan]])
-    pruning = GradualPruning(masks, PruningSchedule(0, 0.5, 0, 1, 9, 10, 1), "magnitude", "uniform")
+    pruning = by_magnitude(masks, PruningSchedule(0, 0.5, 0, 1, 9, 10, 1))
     with pytest.raises(FloatingPointError, match="diverged"):
         pruning(1)

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import pkgutil
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from prunella.sparsity import criteria
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "bf16", "fp32"]
+
+if TYPE_CHECKING:
+    Score = str
+else:  # a criterion is a file: its name is a value of --score
+    Score = Literal[tuple(sorted(file.name for file in pkgutil.iter_modules(criteria.__path__)))]
+
+
+def _pattern(text: str) -> str:
+    """Checks how a pattern is written; `prunella.sparsity.patterns` makes it."""
+    sizes = [int(number) for number in re.findall(r"\d+", text)]
+    n_of_m = re.fullmatch(r"\d+:\d+", text) and 0 < sizes[0] < sizes[1]
+    blocks = re.fullmatch(r"\d+x\d+", text) and all(sizes)
+    if not (n_of_m or blocks or text in ("heads", "neurons")):
+        raise ValueError(
+            f"'{text}' is no pattern: expected 1x1, blocks such as 4x1 (4 outputs by 1 input), n:m "
+            "with 0 < n < m such as 2:4, heads or neurons"
+        )
+    return text
 
 
 class Settings(BaseModel):
@@ -79,7 +101,7 @@ class PruningSettings(Settings):
     """How much, which shape, what and when."""
 
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Share of the prunable weights to remove, in [0, 1)."""
+    """Share of the prunable weights to remove, in [0, 1); with n:m by default what the pattern removes."""
     initial_sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Where the growth starts; by default the sparsity that the model already has."""
     start: Annotated[float, Field(ge=0)] = 0.0
@@ -90,16 +112,36 @@ class PruningSettings(Settings):
     """From here masks no longer move: up to 1 a share of all steps, above 1 a step."""
     update_every: Annotated[float, Field(gt=0)] = 0.01
     """Interval between choices of masks: below 1 a share of all steps, else steps."""
-    scope: Literal["uniform", "global"] = "uniform"
-    """uniform: each matrix reaches the sparsity; global: one threshold over all of them."""
-    score: Literal["magnitude"] = "magnitude"
+    one_shot: bool = False
+    """Prune once: the first --window steps only gather what the score needs, at a learning rate of 0; all others recover. Start, growth_end, freeze and update_every do not count then."""
+    score: Score = "magnitude"
     """What is least important."""
+    score_options: dict[str, float] = {}
+    """Numbers of the score, by name ("damping"); docs/pruning.md lists them."""
+    window: Count = 64
+    """Steps before each choice of masks whose gradients or inputs a score sees, if it needs them."""
+    pattern: Annotated[str, AfterValidator(_pattern)] = "1x1"
+    """Shape of what goes: 1x1 single weights; blocks such as 4x1 (4 outputs by 1 input, which the engine is fastest at); 2:4 at most 2 of 4 neighbouring inputs stay; heads of attention (zeroed: no configuration of transformers has layers with fewer); neurons of the FFN (cut out at the end: the model is smaller)."""
+    scope: Literal["uniform", "global", "row"] = "uniform"
+    """uniform: each matrix reaches the sparsity; row: each row (output) of it; global: one threshold over all of them."""
+    densities: dict[str, Share] = {}
+    """Shares to keep of some matrices, by role or module name; --sparsity and --scope are for the others."""
     roles: tuple[
         Literal["query", "key", "value", "attention_output", "ffn_in", "ffn_out", "pooler"], ...
     ] = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out", "pooler")
     """Roles of the matrices to prune."""
     exclude: tuple[str, ...] = ()
     """Modules to leave dense, by name, or whole sub-trees ("bert.encoder.layer.0")."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sparsity_of_n_of_m(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("sparsity") is not None:
+            return values
+        found = re.fullmatch(r"(\d+):(\d+)", str(values.get("pattern")))
+        if found and 0 < int(found[1]) < int(found[2]):
+            return {**values, "sparsity": 1 - int(found[1]) / int(found[2])}
+        return values
 
 
 class HeadSettings(Settings):

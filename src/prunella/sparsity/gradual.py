@@ -1,37 +1,72 @@
-"""Gradual pruning: schedule, score and selection joined, called once after every step."""
+"""From settings to pruning: which matrices, in which steps, by which criterion and pattern."""
 
 from __future__ import annotations
 
-import torch
-import torch.distributed as dist
+from collections.abc import Mapping, Sequence
+
+from torch import nn
 
 from prunella.errors import InputError
 from prunella.settings import PruningSettings
+from prunella.sparsity.criterion import Context, criterion_kind, load_criterion
 from prunella.sparsity.masks import Masks
+from prunella.sparsity.patterns import NEURONS, NOfM, Pattern, Units, make_pattern, pattern_roles
+from prunella.sparsity.pruning import Pruning
+from prunella.sparsity.removal import check_removal
 from prunella.sparsity.schedules import PruningSchedule
-from prunella.sparsity.scores import SCORES
-from prunella.sparsity.selection import select
+from prunella.sparsity.shares import Shares, named_densities
+from prunella.sparsity.targets import Target, find_targets
 
 
-def resolve_schedule(settings: PruningSettings, steps: int, current: float) -> PruningSchedule:
+def targets_to_prune(model: nn.Module, settings: PruningSettings) -> list[Target]:
+    """Every weight matrix, and whether the roles, exclusions and pattern of `settings` prune it.
+
+    Raises:
+        InputError: As `find_targets`, or if nothing is left to prune.
+    """
+    roles = [role for role in settings.roles if role in pattern_roles(settings.pattern)]
+    targets = find_targets(model, roles, settings.exclude)
+    if not any(target.pruned for target in targets):
+        raise InputError("nothing to prune: --pattern, --roles and --exclude leave no matrix")
+    return targets
+
+
+def resolve_schedule(
+    settings: PruningSettings, steps: int, current: float, window: int = 1
+) -> PruningSchedule:
     """Turns the settings into steps of a run of `steps`.
 
     Args:
         settings: Shares of the run or steps, as the user gave them.
         steps: Optimiser steps of the whole run.
         current: The sparsity that the model has before the run.
+        window: Steps that the score must see before a choice in one shot.
 
     Raises:
         InputError: If a window ends after training does, windows are out of order, or the model
             is sparser already than asked for.
     """
+    initial = current if settings.initial_sparsity is None else settings.initial_sparsity
+    if initial > settings.sparsity:
+        raise InputError(
+            f"sparsity {settings.sparsity:g} is below the {initial:.3f} that the model starts "
+            "from; pruning only removes weights: raise --sparsity or start from a denser model"
+        )
+    if settings.one_shot:
+        if window > steps:
+            raise InputError(
+                f"one-shot pruning first takes {window} steps to gather what the score needs, but "
+                f"there are {steps} steps; raise --steps or lower --window"
+            )
+        return PruningSchedule(
+            initial, settings.sparsity, 0, window, window, steps, window, still=window
+        )
     start, growth_end, freeze = (
         round(value * steps) if value <= 1 else round(value)
         for value in (settings.start, settings.growth_end, settings.freeze)
     )
     every = settings.update_every
     interval = max(1, round(every * steps) if every < 1 else round(every))
-    initial = current if settings.initial_sparsity is None else settings.initial_sparsity
     growth_end = max(growth_end, 1)
     if max(growth_end, freeze) > steps:
         raise InputError(
@@ -43,33 +78,60 @@ def resolve_schedule(settings: PruningSettings, steps: int, current: float) -> P
             f"the pruning windows are out of order: start {start}, growth_end {growth_end}, freeze "
             f"{freeze} (steps); they must rise in this order"
         )
-    if initial > settings.sparsity:
-        raise InputError(
-            f"sparsity {settings.sparsity:g} is below the {initial:.3f} that the model starts "
-            "from; pruning only removes weights: raise --sparsity or start from a denser model"
-        )
     return PruningSchedule(initial, settings.sparsity, start, growth_end, freeze, steps, interval)
 
 
-class GradualPruning:
-    """Chooses masks anew when the schedule says so; the same on every process."""
+def make_pruning(
+    model: nn.Module,
+    masks: Masks,
+    targets: Sequence[Target],
+    settings: PruningSettings,
+    *,
+    steps: int,
+    seed: int,
+) -> Pruning:
+    """What prunes a model as `settings` say.
 
-    def __init__(self, masks: Masks, schedule: PruningSchedule, score: str, scope: str) -> None:
-        self.masks, self.schedule, self.scope = masks, schedule, scope
-        self.score = SCORES[score]
+    Args:
+        model: To be pruned.
+        masks: Of the matrices that `targets` marks.
+        targets: From `targets_to_prune`.
+        settings: Of the pruning.
+        steps: Optimiser steps of the whole run.
+        seed: Of the run.
 
-    def __call__(self, step: int) -> None:
-        if not self.schedule.updates_at(step):
-            return
-        scores = {name: self.score(self.masks.dense(name)) for name in self.masks.codes}
-        keep = select(scores, self.schedule.sparsity(step), self.scope)
-        for mask in keep.values():
-            _broadcast(mask)
-        self.masks.move(keep)
+    Raises:
+        InputError: If the settings do not fit the model or the run.
+    """
+    pattern = make_pattern(settings.pattern, model, targets)
+    finals = {name: 1 - d for name, d in named_densities(settings.densities, targets).items()}
+    _check_pattern(model, pattern, settings, finals)
+    kept = pattern.groups({name: masks.kept(name).float() for name in masks.parameters})
+    alive = sum(int(group.count_nonzero()) for group in kept.values())
+    current = 1 - alive / max(1, sum(group.numel() for group in kept.values()))
+    kind = criterion_kind(settings.score)
+    window = settings.window if kind.gradients or kind.inputs else 1
+    context = Context(model, masks, resolve_schedule(settings, steps, current, window), seed)
+    criterion = load_criterion(settings.score, context, settings.score_options)
+    return Pruning(context, criterion, Shares(pattern, settings.scope, finals), window)
 
 
-def _broadcast(mask: torch.Tensor) -> None:
-    """Every process takes the first one's mask, so that a differing last bit cannot split them."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        as_bytes = mask.view(torch.uint8)
-        dist.broadcast(as_bytes, src=0)
+def _check_pattern(
+    model: nn.Module, pattern: Pattern, settings: PruningSettings, finals: Mapping[str, float]
+) -> None:
+    if isinstance(pattern, Units) and (settings.scope == "row" or settings.densities):
+        raise InputError(
+            f"pattern {settings.pattern}: takes neither --scope row nor --densities, as its units "
+            "span several matrices"
+        )
+    if isinstance(pattern, Units) and pattern.kind == NEURONS:
+        check_removal(model, pattern, settings.scope)
+    if isinstance(pattern, NOfM):
+        least = 1 - pattern.n / pattern.m
+        low = [s for s in (settings.sparsity, *finals.values()) if s < least - 1e-9]
+        if low:
+            raise InputError(
+                f"pattern {settings.pattern} removes {least:g} of the weights at least, but "
+                f"sparsity {low[0]:g} is asked for; leave --sparsity out, or raise it (a density "
+                f"may be {1 - least:g} at most)"
+            )

@@ -14,6 +14,7 @@ class PruningSchedule:
 
     Sparsity grows cubically over [start, growth_end]; until `freeze` the masks may still move at
     the final sparsity; from `freeze` to `total` they are fixed. Masks change every `every` steps.
+    For the first `still` steps the learning rate is 0, while a score gathers what it needs.
     """
 
     initial: float
@@ -23,6 +24,7 @@ class PruningSchedule:
     freeze: int
     total: int
     every: int
+    still: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.growth_end <= self.freeze <= self.total:
@@ -30,14 +32,21 @@ class PruningSchedule:
         if not 0 <= self.initial <= self.final < 1 or self.every < 1:
             raise ValueError(f"sparsities or interval out of range: {self}")
 
-    def sparsity(self, step: int) -> float:
-        """s(t) = s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3, clamped to [t0, t1]."""
+    def sparsity(self, step: int, final: float | None = None) -> float:
+        """s(t) = s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3, clamped to [t0, t1].
+
+        Args:
+            step: t.
+            final: Another s_f than that of the schedule; s_i is no greater.
+        """
+        final = self.final if final is None else final
+        initial = min(self.initial, final)
         if step >= self.growth_end:
-            return self.final
+            return final
         if step <= self.start:
-            return self.initial
+            return initial
         progress = (step - self.start) / (self.growth_end - self.start)
-        return self.final + (self.initial - self.final) * (1 - progress) ** 3
+        return final + (initial - final) * (1 - progress) ** 3
 
     def updates_at(self, step: int) -> bool:
         """Whether the masks are chosen anew after optimiser step `step` (counted from 1).
@@ -49,6 +58,15 @@ class PruningSchedule:
             return False
         on_interval = (step - self.start) % self.every == 0
         return on_interval or step in (self.growth_end, self.freeze)
+
+    def next_update(self, step: int) -> int | None:
+        """The next step from `step` on after which masks are chosen; None if there is none."""
+        step = max(step, self.start + 1)
+        if step > self.freeze:
+            return None
+        on_interval = self.start + -(-(step - self.start) // self.every) * self.every
+        ends = [end for end in (self.growth_end, self.freeze) if end >= step]
+        return min([on_interval, *ends])
 
     def last_rewind(self, step: int) -> int:
         """The last step up to `step` at which the learning rate's decay was reset."""
@@ -73,6 +91,10 @@ def rewound_factor(step: int, warmup: int, schedule: PruningSchedule) -> float:
     remains (learning-rate rewinding; Prune OFA, section 3.2). It never exceeds 1. Each decay heads
     for 0 at the end of training, so it stays slow whatever the growth leaves of the run.
     """
+    if step < schedule.still:
+        return 0.0
+    if schedule.still:
+        return linear_factor(step - schedule.still, warmup, schedule.total - schedule.still)
     if step < warmup:
         return step / warmup
     reset = max(schedule.last_rewind(step), warmup)

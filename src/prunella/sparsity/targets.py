@@ -54,7 +54,7 @@ def find_targets(
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim == 2
     ]
     for pattern in exclude:
-        if not any(_within(target.name, pattern) for target in targets):
+        if not any(is_within(target.name, pattern) for target in targets):
             raise InputError(
                 f"exclude: '{pattern}' names no module with a weight matrix in this model; "
                 "`prunella prune --dry-run` lists the names"
@@ -103,14 +103,15 @@ def _judge(
         reason = "no encoder role (head, projection or unknown)"
     elif role not in roles:
         reason = f"role '{role}' not asked for"
-    elif any(_within(name, pattern) for pattern in exclude):
+    elif any(is_within(name, pattern) for pattern in exclude):
         reason = "excluded"
     else:
         reason = ""
     return Target(name, role, tuple(weight.shape), reason == "", reason)
 
 
-def _within(name: str, prefix: str) -> bool:
+def is_within(name: str, prefix: str) -> bool:
+    """Whether a module is that of `prefix`, or in its sub-tree."""
     return name == prefix or name.startswith(prefix + ".")
 
 

@@ -47,15 +47,15 @@ class Outcome:
     """What the body of a stage hands over to be verified, saved and published.
 
     `masks` are the weights that must be zero; `asked` the sparsity over all of them that was
-    asked for, None where it is whatever the model had. `more` goes into the provenance, and
-    `save` adds files to the checkpoint.
+    asked for and what rounding may change of it, None where it is whatever the model had. `more`
+    goes into the provenance, and `save` adds files to the checkpoint.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerFast
     metrics: dict[str, Any]
     masks: Masks | None = None
-    asked: float | None = None
+    asked: tuple[float, float] | None = None
     more: dict[str, Any] = field(default_factory=dict)
     save: Callable[[Path], None] | None = None
 
@@ -144,8 +144,15 @@ def _save(
     return record
 
 
-def verify_pattern(saved: Checkpoint, masks: Masks | None, asked: float | None) -> None:
+def verify_pattern(
+    saved: Checkpoint, masks: Masks | None, asked: tuple[float, float] | None
+) -> None:
     """Checks the written weights against the masks, and the masks against what was asked.
+
+    Args:
+        saved: As written.
+        masks: What must be zero.
+        asked: The sparsity over all masks, and what rounding to whole groups may change of it.
 
     Raises:
         RuntimeError: If a pruned weight is not zero, or the sparsity is not the one asked for.
@@ -161,10 +168,8 @@ def verify_pattern(saved: Checkpoint, masks: Masks | None, asked: float | None) 
         if unlocked:
             raise RuntimeError(f"{name}: {unlocked} pruned weights are not zero")
     found = masks.total_sparsity()
-    # Rounding to whole weights, and at least one weight kept a matrix.
-    slack = sum(1 / max(1, c.numel()) for c in masks.codes.values())
-    if asked is not None and abs(found - asked) > slack + 1e-9:
-        raise RuntimeError(f"asked for sparsity {asked:g}, reached {found:.6f}")
+    if asked is not None and abs(found - asked[0]) > asked[1] + 1e-9:
+        raise RuntimeError(f"asked for sparsity {asked[0]:g}, reached {found:.6f}")
 
 
 def _open_together(settings: OutputSettings, identity: Mapping[str, Any]) -> Workspace:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError
 from prunella.models import fetch, load_tokenizer, set_dropout
 from prunella.processes import world_size
 from prunella.settings import PruneSettings
-from prunella.sparsity.gradual import GradualPruning, resolve_schedule
+from prunella.sparsity.criterion import criterion_kind
+from prunella.sparsity.gradual import make_pruning, targets_to_prune
 from prunella.sparsity.masks import Masks
+from prunella.sparsity.removal import finish
 from prunella.sparsity.schedules import rewound_factor
-from prunella.sparsity.targets import Target, find_targets, pruned_parameters
+from prunella.sparsity.targets import Target, pruned_parameters
 from prunella.stages.common import Outcome, Result, run_stage
 from prunella.stages.text import open_text, text_hashes
 from prunella.stages.upstream import (
@@ -47,20 +47,20 @@ def prune(settings: PruneSettings) -> Result:
 def plan_targets(settings: PruneSettings) -> list[Target]:
     """Which matrices `prune` would prune, and why not the others (`--dry-run`)."""
     model = load_student(fetch(settings.model), _needs_head(settings))
-    return find_targets(model, settings.roles, settings.exclude)
+    return targets_to_prune(model, _reached(settings))
 
 
 def _prune(
     settings: PruneSettings, source: Checkpoint, teacher_source: Checkpoint, workspace: Workspace
 ) -> Outcome:
     model = load_student(source, _needs_head(settings))
-    masks, initial = _masks(model, settings)
-    schedule = resolve_schedule(settings, settings.steps, initial)
+    targets = targets_to_prune(model, _reached(settings))
+    masks = Masks.of_zeros(pruned_parameters(model, targets))
+    update = make_pruning(model, masks, targets, settings, steps=settings.steps, seed=settings.seed)
     tokenizer = load_tokenizer(source)
     teacher = _teacher(settings, source, teacher_source)
     text = open_text(settings, tokenizer, model.config, read_token_types(model, teacher))
     set_dropout(model, settings.dropout)
-    update = GradualPruning(masks, schedule, settings.score, settings.scope)
     warmup = round(settings.warmup * settings.steps)
     summary = train(
         model,
@@ -71,7 +71,7 @@ def _prune(
             ),
             loss=MlmLoss(model.config, settings.mlm, teacher),
             steps=settings.steps,
-            factor=lambda step: rewound_factor(step, warmup, schedule),
+            factor=lambda step: rewound_factor(step, warmup, update.schedule),
             folder=workspace.partial / "states",
             log=workspace.log,
             masks=masks,
@@ -82,22 +82,31 @@ def _prune(
     metrics = figures(
         model, text.held_out(), settings, has_head=_needs_head(settings), teacher=teacher
     ) | training_figures(summary)
+    removed = finish(model, update)
     return Outcome(
-        model, tokenizer, metrics, masks, asked=settings.sparsity, more={"text": text.figures()}
+        model,
+        tokenizer,
+        metrics,
+        None if removed else masks,
+        asked=update.asked,
+        more={"text": text.figures(), **removed},
     )
+
+
+def _reached(settings: PruneSettings) -> PruneSettings:
+    """No loss on text reaches a pooler: a score of gradients or inputs knows nothing of it.
+
+    So it stays dense with these scores, unless the roles were given.
+    """
+    kind = criterion_kind(settings.score)
+    if "roles" in settings.model_fields_set or not (kind.gradients or kind.inputs):
+        return settings
+    roles = tuple(role for role in settings.roles if role != "pooler")
+    return settings.model_copy(update={"roles": roles})
 
 
 def _needs_head(settings: PruneSettings) -> bool:
     return bool(settings.mlm or settings.distillation.logits)
-
-
-def _masks(model: nn.Module, settings: PruneSettings) -> tuple[Masks, float]:
-    targets = find_targets(model, settings.roles, settings.exclude)
-    parameters = pruned_parameters(model, targets)
-    if not parameters:
-        raise InputError("nothing to prune: --roles and --exclude leave no matrix")
-    masks = Masks.of_zeros(parameters)
-    return masks, masks.total_sparsity()
 
 
 def _teacher(

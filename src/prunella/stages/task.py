@@ -24,9 +24,9 @@ from prunella.models import (
     task_head,
 )
 from prunella.processes import local_rank, local_world_size, machine_number, world_size
-from prunella.settings import FineTuneSettings, PruningSettings
-from prunella.sparsity.gradual import GradualPruning, resolve_schedule
+from prunella.settings import FineTuneSettings
 from prunella.sparsity.masks import Masks
+from prunella.sparsity.pruning import Pruning
 from prunella.sparsity.schedules import linear_factor, rewound_factor
 from prunella.stages.common import eval_mode
 from prunella.stages.examples import (
@@ -42,7 +42,7 @@ from prunella.stages.examples import (
 from prunella.tasks import Deciding, Kind, Rows
 from prunella.teacher_cache import TeacherCache
 from prunella.together import wait
-from prunella.training.loop import MaskUpdate, Plan, Summary, train, uses_bf16
+from prunella.training.loop import Plan, Summary, train, uses_bf16
 from prunella.training.mlm import Teacher
 from prunella.training.task import TaskLoss
 from prunella.workspace import Workspace
@@ -131,10 +131,39 @@ def fine_tune(
     *,
     label: str,
     masks: Masks | None,
-    pruning: PruningSettings | None = None,
+    pruning: Pruning | None = None,
 ) -> Summary:
     """Trains a task model, its masks locked, or moved by `pruning`."""
-    batches = TaskBatches(
+    steps = count_steps(task, settings)
+    warmup = round(settings.warmup * steps)
+
+    def factor(step: int) -> float:
+        if pruning:
+            return rewound_factor(step, warmup, pruning.schedule)
+        return linear_factor(step, warmup, steps)
+
+    set_dropout(model, settings.dropout)
+    plan = Plan(
+        label=label,
+        batches=_batches(task, settings),
+        loss=_loss(model, task, settings, source, teacher, workspace),
+        steps=steps,
+        factor=factor,
+        folder=workspace.partial / "states",
+        log=workspace.log,
+        masks=masks,
+        update=pruning,
+    )
+    return train(model, plan, settings)
+
+
+def count_steps(task: Task, settings: FineTuneSettings) -> int:
+    """Optimiser steps of a fine-tuning."""
+    return max(1, len(_batches(task, settings)) // (settings.accumulation * world_size()))
+
+
+def _batches(task: Task, settings: FineTuneSettings) -> TaskBatches:
+    return TaskBatches(
         task.train.encoded,
         batch_size=settings.batch_size,
         epochs=None if settings.steps else settings.epochs,
@@ -144,33 +173,6 @@ def fine_tune(
         bucket=settings.bucket,
         pad_id=pad_id(task.tokenizer),
     )
-    steps = max(1, len(batches) // (settings.accumulation * world_size()))
-    warmup = round(settings.warmup * steps)
-    update: MaskUpdate | None = None
-
-    def factor(step: int) -> float:
-        return linear_factor(step, warmup, steps)
-
-    if pruning and masks:
-        schedule = resolve_schedule(pruning, steps, masks.total_sparsity())
-        update = GradualPruning(masks, schedule, pruning.score, pruning.scope)
-
-        def factor(step: int) -> float:
-            return rewound_factor(step, warmup, schedule)
-
-    set_dropout(model, settings.dropout)
-    plan = Plan(
-        label=label,
-        batches=batches,
-        loss=_loss(model, task, settings, source, teacher, workspace),
-        steps=steps,
-        factor=factor,
-        folder=workspace.partial / "states",
-        log=workspace.log,
-        masks=masks,
-        update=update,
-    )
-    return train(model, plan, settings)
 
 
 def _loss(

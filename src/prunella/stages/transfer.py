@@ -9,10 +9,15 @@ from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError
 from prunella.models import fetch
 from prunella.settings import TransferSettings
+from prunella.sparsity.gradual import make_pruning, targets_to_prune
 from prunella.sparsity.masks import Masks
+from prunella.sparsity.pruning import Pruning
+from prunella.sparsity.removal import finish
 from prunella.sparsity.targets import find_targets, pruned_parameters
 from prunella.stages.common import Outcome, Result, run_stage
 from prunella.stages.task import (
+    Task,
+    count_steps,
     fine_tune,
     load_task_model,
     open_task,
@@ -54,7 +59,8 @@ def _transfer(
     task = open_task(settings, source, teacher)
     set_seed(settings.seed)  # the new head
     model = load_task_model(source, task)
-    masks = choose_masks(model, settings, source)
+    pruning = _pruning(model, task, settings)
+    masks = pruning.masks if pruning else _locked(model, settings, source)
     summary = fine_tune(
         model,
         task,
@@ -64,25 +70,32 @@ def _transfer(
         workspace,
         label="transfer",
         masks=masks,
-        pruning=settings.prune,
+        pruning=pruning,
     )
     figures = validation_figures(model, task, uses_bf16(settings.precision))
+    removed = finish(model, pruning)
     return Outcome(
         model,
         task.tokenizer,
         figures | summary_figures(summary),
-        masks,
-        asked=settings.prune.sparsity if settings.prune else None,
-        more={"task": task_record(task, settings)},
+        None if removed else masks,
+        asked=pruning.asked if pruning else None,
+        more={"task": task_record(task, settings), **removed},
     )
 
 
-def choose_masks(model: nn.Module, settings: TransferSettings, source: Checkpoint) -> Masks | None:
-    """The masks of the run: those that pruning at task time moves, or the locked zeros."""
-    if settings.prune:
-        pruning = settings.prune
-        targets = find_targets(model, pruning.roles, pruning.exclude)
-        return Masks.of_zeros(pruned_parameters(model, targets))
+def _pruning(model: nn.Module, task: Task, settings: TransferSettings) -> Pruning | None:
+    """What moves the masks of a run that prunes at task time."""
+    if settings.prune is None:
+        return None
+    targets = targets_to_prune(model, settings.prune)
+    masks = Masks.of_zeros(pruned_parameters(model, targets))
+    steps = count_steps(task, settings)
+    return make_pruning(model, masks, targets, settings.prune, steps=steps, seed=settings.seed)
+
+
+def _locked(model: nn.Module, settings: TransferSettings, source: Checkpoint) -> Masks | None:
+    """The locked zeros of a run that does not prune."""
     if settings.lock == "off":
         return None
     # A matrix that this model has new (a pooler, say) holds no pattern of its own.

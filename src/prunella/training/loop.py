@@ -35,6 +35,7 @@ from prunella.training.progress import Progress
 
 _COMPLETE = "complete"
 _MASKS = "masks.safetensors"
+_PRUNING = "pruning.safetensors"
 
 LossFunction = Callable[[nn.Module, Mapping[str, Tensor]], Mapping[str, Tensor]]
 """From (model, micro-batch) to the weighted terms of the loss, by name."""
@@ -48,9 +49,24 @@ class BatchSource(Protocol):
 
 
 class MaskUpdate(Protocol):
-    """What happens to the masks after an optimiser step (counted from 1)."""
+    """What chooses masks anew while a model trains. Optimiser steps are counted from 1."""
 
-    def __call__(self, step: int) -> None: ...
+    def before_step(self, step: int) -> None: ...
+    def before_forward(self, inputs: Mapping[str, Tensor]) -> None: ...
+
+    def after_backward(self, step: int) -> None:
+        """When the gradients of a whole step are there, before they are clipped."""
+        ...
+
+    def __call__(self, step: int) -> None:
+        """After the optimiser has moved the weights."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs; called on all processes."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -238,6 +254,8 @@ class _Trainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
+        if self.plan.update is not None:
+            self.plan.update.before_forward(inputs)
         terms = self.plan.loss(model, inputs)
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
@@ -260,8 +278,11 @@ class _Trainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.plan.masks is not None:
-            self.plan.masks.zero_gradients()
+        if self.accelerator.sync_gradients:  # the last micro-batch of the step
+            if self.plan.update is not None:
+                self.plan.update.after_backward(self.state.global_step + 1)
+            if self.plan.masks is not None:
+                self.plan.masks.zero_gradients()
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -285,11 +306,14 @@ class _Trainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         tokens = self._tokens()  # of all processes, so it waits for what they write
+        pruning = self.plan.update.state_dict() if self.plan.update is not None else {}
         if not is_main():
             return
         folder = self.plan.folder / f"checkpoint-{self.state.global_step}"
         if self.plan.masks is not None:
             save_file(self.plan.masks.state_dict(), folder / _MASKS)
+        if pruning:
+            save_file(pruning, folder / _PRUNING)
         record = {"tokens": tokens, "seconds": self._seconds(), "world": self.args.world_size}
         draft = folder / f"{_COMPLETE}.tmp"
         draft.write_text(json.dumps(record))
@@ -306,6 +330,8 @@ class _Trainer(Trainer):
         self.tokens_before, self.seconds_before = record["tokens"], record["seconds"]
         if self.plan.masks is not None:
             self.plan.masks.load_state_dict(load_file(state / _MASKS))
+        if self.plan.update is not None and (state / _PRUNING).exists():
+            self.plan.update.load_state_dict(load_file(state / _PRUNING))
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.begun
@@ -336,6 +362,10 @@ class _MaskCallback(TrainerCallback):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.plan.update is not None:
+            self.plan.update.before_step(state.global_step + 1)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.plan.masks is None:

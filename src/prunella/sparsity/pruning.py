@@ -1,0 +1,166 @@
+"""Pruning while training: schedule, criterion and shares joined, called by the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from prunella.errors import InputError
+from prunella.sparsity.criterion import Context, Criterion
+from prunella.sparsity.shares import Shares
+
+# The score of a removed weight that may not return: below any other, and nothing in a sum.
+_GONE = -1e-30
+
+
+class Pruning:
+    """Chooses masks anew when the schedule says so; the same on every process.
+
+    Args:
+        context: Model, masks and schedule.
+        criterion: Gives the scores.
+        shares: How many weights stay where, and in which shape.
+        window: Steps before a choice that a criterion with a window sees.
+    """
+
+    def __init__(
+        self, context: Context, criterion: Criterion, shares: Shares, window: int = 1
+    ) -> None:
+        self.masks, self.schedule = context.masks, context.schedule
+        self.model, self.criterion, self.shares = context.model, criterion, shares
+        self.window = window
+        self._real: Tensor | None = None
+        self._hooks: list[Any] = []
+
+    @property
+    def asked(self) -> tuple[float, float]:
+        """The sparsity to reach, and how far whole groups may be from it."""
+        return self.shares.asked(self.masks, self.schedule.final)
+
+    def before_step(self, step: int) -> None:
+        """Before the first micro-batch of a step (counted from 1)."""
+        self.criterion.before_step(step)
+        if self.criterion.inputs and self._sees(step):
+            self._hooks = [self._watch(name) for name in self.masks.parameters]
+
+    def before_forward(self, inputs: Mapping[str, Tensor]) -> None:
+        """Before a micro-batch: which of its tokens are no padding."""
+        self._real = inputs.get("attention_mask")
+
+    def after_backward(self, step: int) -> None:
+        """When the gradients of all micro-batches and processes are there."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if not (self.criterion.gradients and self._sees(step)):
+            return
+        for name, parameter in self.masks.parameters.items():
+            if parameter.grad is None:
+                module = name.removesuffix(".weight")
+                raise InputError(
+                    f"{module}: gets no gradient (it is frozen, or no loss uses it), which "
+                    f"this score needs; leave it dense with --exclude {module}"
+                )
+            self.criterion.see_gradient(name, parameter.grad)
+
+    @torch.no_grad()
+    def __call__(self, step: int) -> None:
+        """After an optimiser step."""
+        if not self.schedule.updates_at(step):
+            return
+        self._join_sums()
+        scores = {name: self._score(name) for name in self.masks.parameters}
+        keep = self.shares.choose(scores, self.schedule, step)
+        del scores
+        for name, parameter in self.masks.parameters.items():
+            _broadcast(keep[name].view(torch.uint8))
+            moved = self.criterion.remaining(name, keep[name], step)
+            self.masks.move({name: keep[name]})
+            if moved is not None:
+                parameter.copy_(moved.mul_(keep[name]))
+                _broadcast(parameter)
+        self.criterion.after_choice(step)
+        self.criterion.sums.clear()
+        if self.criterion.window:
+            self.criterion.state.clear()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a restart needs; to be called on all processes, at the same step."""
+        self._join_sums()
+        if not _is_first():  # what is added up from now on comes on top of the first one's
+            for total in self.criterion.sums.values():
+                total.zero_()
+        parts = {"state": self.criterion.state, "sums": self.criterion.sums}
+        return {
+            f"{part}|{name}": tensor.contiguous()
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        device = next(iter(self.masks.parameters.values())).device
+        self.criterion.state.clear()
+        self.criterion.sums.clear()
+        for key, value in state.items():
+            part, name = key.split("|", 1)
+            value = value.to(device, copy=True)
+            if part == "state":
+                self.criterion.state[name] = value
+            else:
+                self.criterion.sums[name] = value if _is_first() else torch.zeros_like(value)
+
+    def _sees(self, step: int) -> bool:
+        coming = self.schedule.next_update(step)
+        if coming is None:
+            return False
+        return not self.criterion.window or coming - step < self.window
+
+    def _score(self, name: str) -> Tensor:
+        try:
+            score = self.criterion.score(name)
+        except KeyError as error:
+            module = name.removesuffix(".weight")
+            raise InputError(
+                f"{module}: nothing passes through it, so this score knows nothing of it; leave it "
+                f"dense with --exclude {module}"
+            ) from error
+        if self.criterion.returns:
+            return score
+        return score.masked_fill(~self.masks.kept(name), _GONE)
+
+    def _watch(self, name: str) -> Any:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            inputs = arguments[0].detach()
+            # Sums of squares in bf16 would not be positive definite.
+            with torch.autocast(inputs.device.type, enabled=False):
+                self.criterion.see_inputs(name, self._tokens(inputs))
+
+        module = self.model.get_submodule(name.removesuffix(".weight"))
+        return module.register_forward_pre_hook(hook)
+
+    def _tokens(self, inputs: Tensor) -> Tensor:
+        """[tokens, in] without padding; a pooler's input has one token a row, and no padding."""
+        rows = inputs.reshape(-1, inputs.shape[-1]).float()
+        if self._real is None or self._real.numel() != len(rows):
+            return rows
+        return rows[self._real.reshape(-1).bool()]
+
+    def _join_sums(self) -> None:
+        """Adds up what each process saw."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for total in self.criterion.sums.values():
+                dist.all_reduce(total)
+
+
+def _broadcast(tensor: Tensor) -> None:
+    """Every process takes the first one's, so that a differing last bit cannot split them."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast(tensor, src=0)
+
+
+def _is_first() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -1,0 +1,24 @@
+"""Steps of learned scores that do not depend on the scale of the loss."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+_DECAY = 0.99
+
+
+def without_scale(state: dict[str, Tensor], name: str, gradient: Tensor) -> Tensor:
+    """A gradient over its root mean square in the matrix, averaged over steps (about 100).
+
+    Args:
+        state: Of a criterion; keeps the average under `name|square` and `name|steps`.
+        name: The matrix.
+        gradient: Of this step.
+    """
+    square, steps = f"{name}|square", f"{name}|steps"
+    if square not in state:
+        state[square], state[steps] = gradient.new_zeros(()), gradient.new_zeros(())
+    state[square].mul_(_DECAY).add_(gradient.square().mean(), alpha=1 - _DECAY)
+    state[steps] += 1
+    mean = state[square] / (1 - _DECAY ** state[steps])  # as Adam takes off the bias to 0
+    return gradient / mean.sqrt().clamp_min(1e-30)

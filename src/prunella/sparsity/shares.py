@@ -1,0 +1,72 @@
+"""How many weights stay where: a scope for all matrices, and densities of their own for some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunella.errors import InputError
+from prunella.sparsity.masks import Masks
+from prunella.sparsity.patterns import Pattern
+from prunella.sparsity.schedules import PruningSchedule
+from prunella.sparsity.selection import select
+from prunella.sparsity.targets import Target, is_within
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many groups stay where: a scope, and matrices with a final sparsity of their own."""
+
+    pattern: Pattern
+    scope: str
+    finals: Mapping[str, float]
+
+    def choose(
+        self, scores: Mapping[str, Tensor], schedule: PruningSchedule, step: int
+    ) -> dict[str, Tensor]:
+        """Masks of weights, from scores of weights, at a step of a schedule."""
+        groups = self.pattern.groups(scores)
+        first = self.pattern.first(groups)
+        keep: dict[str, Tensor] = {}
+        for final in dict.fromkeys(self.finals.get(key) for key in groups):
+            part = {key: group for key, group in groups.items() if self.finals.get(key) == final}
+            scope = self.scope if final is None or self.scope == "row" else "uniform"
+            keep |= select(part, schedule.sparsity(step, final), scope, first)
+        return self.pattern.masks({key: keep[key] for key in groups})
+
+    def asked(self, masks: Masks, sparsity: float) -> tuple[float, float]:
+        """The sparsity of all matrices together, and how far whole groups may be from it."""
+        ones = {name: torch.ones(weight.shape) for name, weight in masks.parameters.items()}
+        sizes = {key: group.shape for key, group in self.pattern.groups(ones).items()}
+        total = sum(shape.numel() for shape in sizes.values())
+        wanted = sum(shape.numel() * self.finals.get(key, sparsity) for key, shape in sizes.items())
+        rounded = sum(shape[0] if self.scope == "row" else 1 for shape in sizes.values())
+        return wanted / total, rounded / total
+
+
+def named_densities(densities: Mapping[str, float], targets: Sequence[Target]) -> dict[str, float]:
+    """The densities given by role, module or sub-tree, for each matrix by parameter name.
+
+    A module's own name decides before that of its sub-tree, and both before its role.
+
+    Raises:
+        InputError: If a key means no matrix that is pruned.
+    """
+    pruned = [target for target in targets if target.pruned]
+    found: dict[str, float] = {}
+    for key in sorted(densities, key=lambda key: (not _is_role(key, pruned), len(key))):
+        meant = [t for t in pruned if t.role == key or is_within(t.name, key)]
+        if not meant:
+            raise InputError(
+                f"densities: '{key}' is neither a role nor a module of the matrices that are "
+                "pruned; `prunella prune --dry-run` lists them"
+            )
+        found |= {target.parameter: densities[key] for target in meant}
+    return found
+
+
+def _is_role(key: str, targets: Sequence[Target]) -> bool:
+    return any(target.role == key for target in targets)
