@@ -21,6 +21,7 @@ ROOMS = (
     (
         "workspace",
         "packing",
+        "mask_application",
         "inspection",
         "sparsity",
         "data",
@@ -51,6 +52,7 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 ALLOWED = {("training", "teacher_cache"), ("settings", "sparsity")}
 TORCH_FREE = (
     "errors processes together roles settings packed checkpoint grid validation workspace packing inspection "
+    "mask_application "
     "engine rows columns prediction_files predicting "
     "bench.run bench.worker bench.engines bench.arms bench.rotation bench.table bench.workloads "
     "verbs recipe display cli report.tables report.terminal"

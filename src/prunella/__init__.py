@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prunella.engine.many import Models
     from prunella.engine.model import Model, load
     from prunella.errors import InputError
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Model", "load"]
+__all__ = ["InputError", "Model", "Models", "load"]
 
 _HOMES = {
     "InputError": "prunella.errors",
     "Model": "prunella.engine.model",
+    "Models": "prunella.engine.many",
     "load": "prunella.engine.model",
 }
 

@@ -73,12 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _with_model_named(tokens: Sequence[str]) -> list[str]:
     """`prunella inspect model.prn` means `prunella inspect --model model.prn`.
 
-    A second word is the model to compare with, where a verb takes one.
+    A second word is the mask to apply or the model to compare with, where a verb takes one.
+    `prunella mask apply` is the verb apply-mask.
     """
     verb, *rest = tokens or [""]
+    if verb == "mask" and rest[:1] == ["apply"]:
+        verb, rest = "apply-mask", rest[1:]
     fields = VERBS[verb].settings.model_fields if verb in VERBS else {}
     named = [verb]
-    for name in ("model", "against"):
+    for name in ("model", "mask", "against"):
         if name in fields and rest and not rest[0].startswith("-"):
             named += [f"--{name}", rest.pop(0)]
     return [*named, *rest] if tokens else []

@@ -21,6 +21,7 @@ _NEXT = {
     "prune": "prunella transfer --model {out} --train TRAIN --validation DEV --out {out}-task",
     "adapt": "prunella transfer --model {out} --train TRAIN --validation DEV --out {out}-task",
     "transfer": "prunella quantize --model {out} --train TRAIN --out {out}-int8",
+    "mask": "prunella evaluate --model {out} --data DEV",
     "quantize": "prunella pack --model {out} --out {out}.prn",
 }
 _WHEN = ("before", "after")
@@ -402,7 +403,7 @@ def _headline(result: Any) -> str:
 def _figure(name: str, value: Any) -> str:
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
-    return f"{100 * value:.2f} %" if name.endswith(_SHARES) else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if name.endswith((*_SHARES, "kept")) else f"{value:.4f}"
 
 
 def _difference(name: str, value: float) -> str:

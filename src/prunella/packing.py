@@ -16,6 +16,7 @@ from prunella.errors import InputError
 from prunella.grid import SCALES_FILE, WEIGHT_MAX, int_weights, load_scales, save_scales
 from prunella.packed.bf16 import from_bf16, to_bf16
 from prunella.packed.dense import dense_array
+from prunella.packed.mask_file import MASK_FILE
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packed.sizes import Sizes, sizes
 from prunella.packed.write import TensorSpec, write
@@ -23,7 +24,7 @@ from prunella.roles import is_embedding, role_of
 from prunella.settings import PackSettings, UnpackSettings
 
 # Files of a checkpoint that a deployment needs besides the weights.
-_CARRIED = (
+CARRIED = (
     "config.json",
     PROVENANCE,
     "tokenizer.json",
@@ -34,7 +35,7 @@ _CARRIED = (
     "merges.txt",
 )
 # What a model directory that nobody added to may hold.
-_OURS = {*_CARRIED, WEIGHTS, SCALES_FILE, "log.jsonl"}
+_OURS = {*CARRIED, WEIGHTS, SCALES_FILE, MASK_FILE, "log.jsonl"}
 # A matrix with fewer zeros than this is smaller without a mask.
 _SPARSE = 0.05
 
@@ -87,7 +88,7 @@ def pack(settings: PackSettings) -> Packed:
     metadata = _metadata(checkpoint, weights, settings.embeddings)
     files = {
         name: (checkpoint.path / name).read_bytes()
-        for name in _CARRIED
+        for name in CARRIED
         if (checkpoint.path / name).exists()
     }
     if out.exists() and not settings.overwrite:
@@ -128,7 +129,7 @@ def unpack(settings: UnpackSettings) -> Path:
     packed = open_packed(settings.model)
     packed.verify()
     out = Path(settings.out).absolute()
-    _check_replaceable(out, settings.overwrite)
+    check_replaceable(out, settings.overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own: OUT.partial may hold the unfinished training of a stage.
@@ -143,7 +144,8 @@ def unpack(settings: UnpackSettings) -> Path:
     return out
 
 
-def _check_replaceable(out: Path, overwrite: bool) -> None:
+def check_replaceable(out: Path, overwrite: bool) -> None:
+    """Refuses an OUT that exists, or with `overwrite` one that is more than a model directory."""
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
@@ -197,7 +199,7 @@ def _spec(
     stored_as: str | None = {"BF16": "bf16"}.get(label)
     scale: np.ndarray | None = None
     if kind == "int8" and label in ("F32", "BF16", "F16"):
-        wide = _widened(array, label)
+        wide = widened(array, label)
         if not np.isfinite(wide).all():
             raise InputError(
                 f"{name}: holds numbers that are not finite, which int8 cannot express; train the "
@@ -223,5 +225,6 @@ def row_scale(weight: np.ndarray) -> np.ndarray:
     return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1))
 
 
-def _widened(array: np.ndarray, label: str) -> np.ndarray:
+def widened(array: np.ndarray, label: str) -> np.ndarray:
+    """A checkpoint's tensor as fp32, whatever its label says it is stored in."""
     return from_bf16(array) if label == "BF16" else array.astype(np.float32)

@@ -46,7 +46,7 @@ class Verb:
         try:
             if self.trains:
                 _hush()
-            return getattr(import_module(self.module), self.name)
+            return getattr(import_module(self.module), self.name.replace("-", "_"))
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("prunella") or not self.trains:
                 raise
@@ -57,7 +57,7 @@ class Verb:
 
 
 # The verbs whose work several processes share; torchrun starts the others on each as well.
-_ON_EVERY_PROCESS = {"teach", "prune", "adapt", "transfer", "quantize"}
+_ON_EVERY_PROCESS = {"teach", "prune", "adapt", "transfer", "mask", "quantize"}
 
 VERBS: dict[str, Verb] = {
     verb.name: verb
@@ -66,6 +66,8 @@ VERBS: dict[str, Verb] = {
         Verb("prune", s.PruneSettings, "prunella.stages.prune", True),
         Verb("adapt", s.AdaptSettings, "prunella.stages.adapt", True),
         Verb("transfer", s.TransferSettings, "prunella.stages.transfer", True),
+        Verb("mask", s.MaskSettings, "prunella.stages.mask", True),
+        Verb("apply-mask", s.ApplyMaskSettings, "prunella.mask_application", False),
         Verb("quantize", s.QuantizeSettings, "prunella.stages.quantize", True),
         Verb("evaluate", s.EvaluateSettings, "prunella.stages.evaluate", True),
         Verb("pack", s.PackSettings, "prunella.packing", False),

@@ -28,7 +28,18 @@ def test_the_same_masks_on_both_after_a_restart_as_without(
     command = [
         *("prune", "--model", str(tiny_checkpoint("bert")), "--text", str(corpus_file)),
         *("--cache", place.out("cache"), "--length", "16", "--batch-tokens", "64"),
-        *("--threads", "1", "--precision", "fp32", "--dropout", "0", "--score", score, "--window", "4"),
+        *(
+            "--threads",
+            "1",
+            "--precision",
+            "fp32",
+            "--dropout",
+            "0",
+            "--score",
+            score,
+            "--window",
+            "4",
+        ),
         *("--steps", "7", "--save-every", "3", "--update-every", "5", "--growth-end", "5"),
         *("--freeze", "5", "--sparsity", "0.7"),
     ]

@@ -158,9 +158,7 @@ sys.exit(main())
 """
 
 
-def test_a_new_criterion_is_a_new_file(
-    place: Place, tiny_checkpoint: Make, tmp_path: Path
-) -> None:
+def test_a_new_criterion_is_a_new_file(place: Place, tiny_checkpoint: Make, tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(TOY)
     command = upstream(place, str(tiny_checkpoint("bert")), "--score", "toy")
     command += ["--score-options.sign", "-1", "--out", place.out("toy")]

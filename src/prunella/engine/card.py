@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunella.errors import InputError
-from prunella.packed.read import PackedFile
+from prunella.packed.read import Weights
 
 # Those of one family have the same layers and the same names of their weights.
 FAMILIES = {
@@ -51,7 +51,7 @@ class Card:
     config: Mapping[str, Any]
 
 
-def read_card(packed: PackedFile) -> Card:
+def read_card(packed: Weights) -> Card:
     """Reads the configuration of a packed file.
 
     Raises:
@@ -82,7 +82,7 @@ def read_card(packed: PackedFile) -> Card:
         raise InputError(f"{packed.path}: its config.json makes no sense ({error!r})") from None
 
 
-def _config(packed: PackedFile) -> dict[str, Any]:
+def _config(packed: Weights) -> dict[str, Any]:
     try:
         config = json.loads(packed.files["config.json"])
     except (KeyError, ValueError, RecursionError):

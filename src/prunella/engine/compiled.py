@@ -21,7 +21,7 @@ from prunella.engine.matrices import Arithmetic, read_matrix, stored_arithmetic
 from prunella.engine.runner import Floats, Ints
 from prunella.errors import InputError
 from prunella.packed.dense import dense_array
-from prunella.packed.read import PackedFile
+from prunella.packed.read import Weights
 
 ISA_VARIABLE = "PRUNELLA_ISA"
 _TABLES = {
@@ -52,7 +52,7 @@ def choose_isa(wanted: str | None = None) -> str:
 
 
 def compile_model(
-    packed: PackedFile,
+    packed: Weights,
     threads: int,
     isa: str | None = None,
     weights: Arithmetic | None = None,
@@ -102,6 +102,11 @@ class CompiledModel:
         return self._encoder.width
 
     @property
+    def tables(self) -> int:
+        """Bytes of the tables of embeddings."""
+        return self._tables
+
+    @property
     def memory(self) -> int:
         return self._tables + sum(linear.info()["bytes"] for _, linear in self._matrices)
 
@@ -119,9 +124,7 @@ class CompiledModel:
 class _Builder:
     """Reads the parts of one file under their names."""
 
-    def __init__(
-        self, packed: PackedFile, card: Card, isa: str, weights: Arithmetic | None
-    ) -> None:
+    def __init__(self, packed: Weights, card: Card, isa: str, weights: Arithmetic | None) -> None:
         self.packed = packed
         self.card = card
         self.isa = isa

@@ -11,7 +11,7 @@ import numpy as np
 from prunella.errors import InputError
 from prunella.grid import SMALLEST_SCALE, WEIGHT_MAX
 from prunella.packed.bf16 import from_bf16, to_bf16
-from prunella.packed.read import PackedFile, SparseMatrix
+from prunella.packed.read import SparseMatrix, Weights
 
 Arithmetic = Literal["int8", "bf16", "fp32"]
 # With more non-zeros than this, positions cost more than they save.
@@ -40,7 +40,7 @@ class Matrix:
         return len(self.values) if self.indptr is None else len(self.indptr) - 1
 
 
-def stored_arithmetic(packed: PackedFile, name: str) -> Arithmetic:
+def stored_arithmetic(packed: Weights, name: str) -> Arithmetic:
     """The one that a matrix was packed for."""
     dtype = packed.info(name).dtype
     if dtype == "int8" and packed.info(name).scale is not None:
@@ -49,7 +49,7 @@ def stored_arithmetic(packed: PackedFile, name: str) -> Arithmetic:
 
 
 def read_matrix(
-    packed: PackedFile, names: Sequence[str], arithmetic: Arithmetic | None = None
+    packed: Weights, names: Sequence[str], arithmetic: Arithmetic | None = None
 ) -> Matrix:
     """Reads matrices, stacked by rows, as one.
 
@@ -76,12 +76,12 @@ def read_matrix(
     return parts[0] if len(parts) == 1 else _stack(parts)
 
 
-def _dense(packed: PackedFile, name: str, wanted: Arithmetic) -> Matrix:
+def _dense(packed: Weights, name: str, wanted: Arithmetic) -> Matrix:
     values, scale = _convert(packed, name, packed.tensor(name), None, wanted)
     return Matrix(np.ascontiguousarray(values), None, None, values.shape[1], scale)
 
 
-def _sparse(packed: PackedFile, name: str, wanted: Arithmetic) -> Matrix:
+def _sparse(packed: Weights, name: str, wanted: Arithmetic) -> Matrix:
     found = _without_zeros(packed.sparse(name), stored_arithmetic(packed, name))
     values, scale = _convert(packed, name, found.values, found.indptr, wanted)
     return Matrix(values, found.indptr, found.indices, found.shape[1], scale)
@@ -104,7 +104,7 @@ def _without_zeros(matrix: SparseMatrix, stored: Arithmetic) -> SparseMatrix:
 
 
 def _convert(
-    packed: PackedFile, name: str, values: np.ndarray, indptr: np.ndarray | None, wanted: Arithmetic
+    packed: Weights, name: str, values: np.ndarray, indptr: np.ndarray | None, wanted: Arithmetic
 ) -> tuple[np.ndarray, np.ndarray | None]:
     stored, scale = stored_arithmetic(packed, name), packed.scale(name)
     if stored == wanted:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from tokenizers import Encoding
@@ -24,7 +24,11 @@ from prunella.engine.tasks import Task
 from prunella.engine.tokenizer_files import longest_input, read_tokenizer
 from prunella.engine.tokens import TextEncoder, Window
 from prunella.errors import InputError
-from prunella.packed.read import PackedFile, open_packed
+from prunella.packed.mask_file import is_mask
+from prunella.packed.read import Weights, open_packed
+
+if TYPE_CHECKING:
+    from prunella.engine.many import Models
 
 BATCH_TOKENS = 2048
 # Inputs that are tokenised at once; bounds the memory of long lists.
@@ -66,7 +70,7 @@ class Model:
 
     def __init__(
         self,
-        packed: PackedFile,
+        packed: Weights,
         runner: Runner,
         *,
         task: str | None = None,
@@ -249,7 +253,7 @@ class Model:
                 f"has {self.runner.width} outputs; pack the checkpoint again"
             )
 
-    def _check_vocabulary(self, packed: PackedFile, tokens: int) -> None:
+    def _check_vocabulary(self, packed: Weights, tokens: int) -> None:
         """A token id beyond the table of embeddings would read foreign memory."""
         tables = [n for n in packed.names if n.endswith("embeddings.word_embeddings.weight")]
         rows = packed.info(tables[0]).shape[0] if tables else 0
@@ -260,19 +264,48 @@ class Model:
             )
 
 
+@overload
 def load(
     path: str | Path,
     *,
+    masks: None = None,
     threads: int | None = None,
     task: str | None = None,
     batch_tokens: int = BATCH_TOKENS,
     isa: str | None = None,
     weights: Arithmetic | None = None,
-) -> Model:
+) -> Model: ...
+@overload
+def load(
+    path: str | Path,
+    *,
+    masks: Sequence[str | Path] | Mapping[str, str | Path],
+    resident: int = 1,
+    threads: int | None = None,
+    task: str | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    isa: str | None = None,
+    weights: Arithmetic | None = None,
+) -> Models: ...
+def load(
+    path: str | Path,
+    *,
+    masks: Sequence[str | Path] | Mapping[str, str | Path] | None = None,
+    resident: int = 1,
+    threads: int | None = None,
+    task: str | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    isa: str | None = None,
+    weights: Arithmetic | None = None,
+) -> Model | Models:
     """Loads a packed file and compiles it for this machine.
 
     Args:
         path: The file, as `prunella pack` writes it.
+        masks: Masks that `prunella mask` learned on it, each a task: files, called by their names
+            (a task.mask by its folder's), or a mapping from names to files.
+        resident: How many tasks stay compiled; another one takes a fraction of a second to come
+            back, and the memory of none but these is needed.
         threads: CPU threads; by default one for each core that this process may use.
         task: Use the model for this instead of what its head is for; "embedding" always works.
         batch_tokens: Tokens that run through the model at once, at most.
@@ -281,10 +314,11 @@ def load(
             file holds.
 
     Returns:
-        A model to call with texts.
+        A model to call with texts; with masks a mapping from task names to such models.
 
     Raises:
-        InputError: If the file is missing or damaged, or the engine cannot run it.
+        InputError: If a file is missing or damaged, a mask is another backbone's, or the engine
+            cannot run it.
     """
     from prunella.engine.compiled import compile_model
 
@@ -296,6 +330,23 @@ def load(
             "file of a checkpoint"
         )
     packed = open_packed(path)
+    if is_mask(packed):
+        raise InputError(
+            f"{path}: is the mask of a task; load its backbone, with masks=[{str(path)!r}]"
+        )
+    if masks is not None:
+        from prunella.engine.many import load_tasks
+
+        return load_tasks(
+            packed,
+            masks,
+            threads=threads or _cores(),
+            resident=resident,
+            task=task,
+            batch_tokens=batch_tokens,
+            isa=isa,
+            weights=weights,
+        )
     task_name(read_card(packed), task)  # before the work of compiling
     runner = compile_model(packed, threads or _cores(), isa=isa, weights=weights)
     return Model(packed, runner, task=task, batch_tokens=batch_tokens)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from prunella.packed.bf16 import from_bf16
-from prunella.packed.read import PackedFile
+from prunella.packed.read import Weights
 
 
-def dense_array(packed: PackedFile, name: str) -> np.ndarray:
+def dense_array(packed: Weights, name: str) -> np.ndarray:
     """A tensor with its zeros: int8 scaled, bf16 widened to fp32."""
     array, scale = packed.tensor(name), packed.scale(name)
     if scale is not None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,6 +46,24 @@ class SparseMatrix:
     values: np.ndarray
 
 
+class Weights(Protocol):
+    """The tensors of one model: a packed file, or a packed backbone with a task's mask."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+    @property
+    def files(self) -> Mapping[str, bytes]: ...
+    def info(self, name: str) -> TensorInfo: ...
+    def tensor(self, name: str) -> np.ndarray: ...
+    def sparse(self, name: str) -> SparseMatrix: ...
+    def scale(self, name: str) -> np.ndarray | None: ...
+    def release(self) -> None: ...
+
+
 @dataclass(frozen=True, eq=False)
 class PackedFile:
     """A packed file, open. Sections are decoded, and their checksums compared, when asked for.
@@ -74,9 +92,13 @@ class PackedFile:
         """Names of the tensors, in the order of the file."""
         return tuple(tensor.name for tensor in self.header.tensors)
 
-    @cached_property
+    @property
     def files(self) -> Mapping[str, bytes]:
         """Name -> contents of the files that it carries."""
+        return self._files
+
+    @cached_property
+    def _files(self) -> Mapping[str, bytes]:
         with _named(self.path):
             found = self.header.files.items()
             return {name: bytes(self._decode(section)) for name, section in found}
@@ -127,10 +149,7 @@ class PackedFile:
             raise ValueError(f"{name!r} has shape {info.shape}; only a matrix has rows and columns")
         with _named(self.path, name):
             positions, values = self._nonzeros(info)
-        rows, columns = info.shape
-        starts = np.arange(rows + 1, dtype=np.int64) * columns
-        indptr = np.searchsorted(positions, starts).astype(np.int32)
-        return SparseMatrix((rows, columns), indptr, positions % np.int32(max(columns, 1)), values)
+        return compressed_rows(positions, values, info.shape)
 
     def verify(self) -> None:
         """Checks every checksum, decodes every part, and compares the counts of non-zeros.
@@ -184,6 +203,16 @@ class PackedFile:
         if zlib.crc32(stored) != section.crc32:
             raise Malformed("it is damaged: a checksum is wrong")
         return decompress(stored, section.codec, section.size, width)
+
+
+def compressed_rows(
+    positions: np.ndarray, values: np.ndarray, shape: tuple[int, ...]
+) -> SparseMatrix:
+    """Compressed sparse rows from int32 positions in the flattened matrix, and what lies there."""
+    rows, columns = shape
+    starts = np.arange(rows + 1, dtype=np.int64) * columns
+    indptr = np.searchsorted(positions, starts).astype(np.int32)
+    return SparseMatrix((rows, columns), indptr, positions % np.int32(max(columns, 1)), values)
 
 
 def open_packed(path: str | Path) -> PackedFile:

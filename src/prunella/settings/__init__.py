@@ -11,11 +11,13 @@ from prunella.settings.base import (
 )
 from prunella.settings.stages import (
     AdaptSettings,
+    ApplyMaskSettings,
     BenchSettings,
     EvaluateSettings,
     ExportSettings,
     FineTuneSettings,
     InspectSettings,
+    MaskSettings,
     PackSettings,
     PredictSettings,
     PruneSettings,
@@ -28,6 +30,7 @@ from prunella.settings.stages import (
 
 __all__ = [
     "AdaptSettings",
+    "ApplyMaskSettings",
     "BenchSettings",
     "DistillationSettings",
     "EvaluateSettings",
@@ -35,6 +38,7 @@ __all__ = [
     "FineTuneSettings",
     "HeadSettings",
     "InspectSettings",
+    "MaskSettings",
     "OutputSettings",
     "PackSettings",
     "PredictSettings",

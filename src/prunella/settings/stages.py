@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from prunella.roles import ROLES, Role
 from prunella.settings.base import (
     Count,
     DistillationSettings,
@@ -161,6 +163,79 @@ class QuantizeSettings(FineTuneSettings):
     """Passes over the training rows; 0 only rounds the weights."""
     learning_rate: Positive = 1e-5
     """Peak learning rate of AdamW."""
+
+
+class MaskSettings(FineTuneSettings):
+    """Adapts a frozen model to a task by choosing which of its connections stay.
+
+    The weights stay as they are. A task is a bit a weight and a small head: OUT/task.mask, which `prunella mask apply BACKBONE task.mask --out CHECKPOINT` and `prunella.load(..., masks=[...])` take. OUT itself is an ordinary checkpoint, the mask applied.
+    """
+
+    preset: Literal["paper"] | None = None
+    """paper: the settings that were published for method abp (arXiv 2105.03343): fixed drift, batches of 8, rates of 2e-5, labels alone. What is given besides comes first."""
+    method: Literal["smp", "abp", "zhao"] = "smp"
+    """How connections are chosen. smp: the highest scores, the layers share (arXiv 2210.06210); abp: one threshold for all, a sigmoid's derivative; zhao: a threshold that stays (arXiv 2004.12406)."""
+    kept: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the connections to keep; zhao keeps what its threshold leaves."""
+    drift: Annotated[float, Field(ge=0)] | None = None
+    """abp: let the threshold rise by this much a step until --kept is reached, or training ends, instead of by a schedule."""
+    mask_learning_rate: Positive | None = None
+    """Peak learning rate of the scores; by default the method's."""
+    regularizer: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the mean sigmoid of the scores in the loss; by default the method's: 400 for smp, or 0."""
+    scope: Literal["uniform", "role", "global"] | None = None
+    """uniform: each matrix keeps the share; role: the layers' matrices of one role do together; global: all do together. By default the method's."""
+    recovery: bool = True
+    """Let removed connections come back."""
+    growth_end: Annotated[float, Field(gt=0)] = 0.5
+    """End of the cubic growth of sparsity: up to 1 a share of all steps, above 1 a step."""
+    freeze: Annotated[float, Field(gt=0)] = 1.0
+    """From here the masks no longer move: up to 1 a share of all steps, above 1 a step."""
+    update_every: Annotated[float, Field(gt=0)] = 0.005
+    """Interval between choices of masks: below 1 a share of all steps, else steps."""
+    roles: tuple[Role, ...] = ROLES
+    """Roles of the matrices to mask."""
+    exclude: tuple[str, ...] = ()
+    """Modules to leave whole, by name, or whole sub-trees ("bert.encoder.layer.0")."""
+    embeddings: bool = False
+    """Mask the embedding tables as well."""
+    also_train: tuple[Literal["pooler", "biases", "norms"], ...] = ()
+    """Train these parts as well; task.mask then holds them."""
+    learning_rate: Positive = 1e-3
+    """Peak learning rate of AdamW for the head."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = 0.0
+    """Dropout probability while training: masks regularise by themselves."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("preset") == "paper":
+            return {**_PAPER, **values}
+        return values
+
+
+# Adapting by Pruning, section 4; the head is the model's own and not the paper's.
+_PAPER: Mapping[str, Any] = {
+    "method": "abp",
+    "drift": 2e-7,
+    "mask_learning_rate": 2e-5,
+    "learning_rate": 2e-5,
+    "batch_size": 8,
+    "epochs": 3.0,
+    "update_every": 1.0,
+    "labels": 1.0,
+    "distillation": DistillationSettings(),
+    "dropout": None,
+}
+
+
+class ApplyMaskSettings(OutputSettings):
+    """Writes a backbone with a task's mask and head as an ordinary checkpoint."""
+
+    model: str
+    """Folder of the backbone that the mask was learned on."""
+    mask: str
+    """Mask of a task, as `prunella mask` writes it."""
 
 
 class PackSettings(Settings):

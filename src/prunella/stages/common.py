@@ -24,6 +24,7 @@ from prunella.checkpoint import (
 from prunella.errors import InputError, failed_to_write
 from prunella.processes import rank, refuse_sharded_models
 from prunella.settings import OutputSettings
+from prunella.sparsity.learned import LearnedMasks
 from prunella.sparsity.masks import Masks
 from prunella.together import main_only, share
 from prunella.workspace import Workspace, identity_of, open_workspace
@@ -54,7 +55,7 @@ class Outcome:
     model: Any
     tokenizer: PreTrainedTokenizerFast
     metrics: dict[str, Any]
-    masks: Masks | None = None
+    masks: Masks | LearnedMasks | None = None
     asked: tuple[float, float] | None = None
     more: dict[str, Any] = field(default_factory=dict)
     save: Callable[[Path], None] | None = None
@@ -145,7 +146,7 @@ def _save(
 
 
 def verify_pattern(
-    saved: Checkpoint, masks: Masks | None, asked: tuple[float, float] | None
+    saved: Checkpoint, masks: Masks | LearnedMasks | None, asked: tuple[float, float] | None
 ) -> None:
     """Checks the written weights against the masks, and the masks against what was asked.
 
@@ -159,8 +160,8 @@ def verify_pattern(
     """
     if masks is None:
         return
-    stored = {name: array for name, _, array in saved.arrays() if name in masks.codes}
-    missing = masks.codes.keys() - stored.keys()
+    stored = {name: array for name, _, array in saved.arrays() if name in masks.parameters}
+    missing = masks.parameters.keys() - stored.keys()
     if missing:
         raise RuntimeError(f"the checkpoint lacks pruned matrices: {sorted(missing)[:4]}")
     for name, array in stored.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from prunella.checkpoint import Checkpoint
@@ -25,6 +27,7 @@ from prunella.models import (
 )
 from prunella.processes import local_rank, local_world_size, machine_number, world_size
 from prunella.settings import FineTuneSettings
+from prunella.sparsity.learned import LearnedMasks
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.pruning import Pruning
 from prunella.sparsity.schedules import linear_factor, rewound_factor
@@ -42,7 +45,7 @@ from prunella.stages.examples import (
 from prunella.tasks import Deciding, Kind, Rows
 from prunella.teacher_cache import TeacherCache
 from prunella.together import wait
-from prunella.training.loop import Plan, Summary, train, uses_bf16
+from prunella.training.loop import MaskUpdate, Plan, Summary, train, uses_bf16
 from prunella.training.mlm import Teacher
 from prunella.training.task import TaskLoss
 from prunella.workspace import Workspace
@@ -130,10 +133,16 @@ def fine_tune(
     workspace: Workspace,
     *,
     label: str,
-    masks: Masks | None,
+    masks: Masks | LearnedMasks | None,
     pruning: Pruning | None = None,
+    learning: MaskUpdate | None = None,
+    optimizer: Callable[[], torch.optim.Optimizer] | None = None,
 ) -> Summary:
-    """Trains a task model, its masks locked, or moved by `pruning`."""
+    """Trains a task model, its masks locked, or moved by `pruning`.
+
+    Masks that learn are moved by `learning`, and their scores, with all else that is to be trained,
+    stepped by `optimizer`.
+    """
     steps = count_steps(task, settings)
     warmup = round(settings.warmup * steps)
 
@@ -152,7 +161,8 @@ def fine_tune(
         folder=workspace.partial / "states",
         log=workspace.log,
         masks=masks,
-        update=pruning,
+        update=pruning or learning,
+        optimizer=optimizer,
     )
     return train(model, plan, settings)
 

@@ -28,7 +28,6 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from prunella.errors import InputError, failed_to_write, first_line
 from prunella.processes import is_main, rank, world_size
 from prunella.settings import TrainingSettings
-from prunella.sparsity.masks import Masks
 from prunella.together import join, share
 from prunella.training.attention import cpu_attention
 from prunella.training.progress import Progress
@@ -69,13 +68,24 @@ class MaskUpdate(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
+class MaskState(Protocol):
+    """Masks that are held through a run: `sparsity.masks.Masks`, or those that learn."""
+
+    def zero_gradients(self) -> None: ...
+    def zero_weights(self) -> None: ...
+    def total_sparsity(self) -> float: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """One training run.
 
     `factor` maps an optimiser step (from 0) to a share of the peak learning rate. `update` chooses
-    masks anew; without it they are locked. `folder` takes the states; `label` names the run in
-    progress and log.
+    masks anew; without it they are locked. `optimizer` makes one that steps other things than the
+    model's parameters, once these are where they stay. `folder` takes the states; `label` names the
+    run in progress and log.
     """
 
     label: str
@@ -85,8 +95,9 @@ class Plan:
     factor: Callable[[int], float]
     folder: Path
     log: Path
-    masks: Masks | None = None
+    masks: MaskState | None = None
     update: MaskUpdate | None = None
+    optimizer: Callable[[], torch.optim.Optimizer] | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +249,13 @@ class _Trainer(Trainer):
             sampler=_From(begin, micro),
             generator=torch.Generator(),  # or the loader would draw from the global one
         )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.plan.optimizer is None:
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            self.optimizer = self.plan.optimizer()
+        return self.optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

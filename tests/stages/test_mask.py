@@ -1,0 +1,254 @@
+"""mask: frozen weights, masks that learn, task.mask, and the checkpoint that it makes again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stages.tiny import Place, arrays
+from transformers import AutoModelForSequenceClassification
+
+from prunella import settings as s
+from prunella.checkpoint import open_checkpoint
+from prunella.cli import main
+from prunella.errors import InputError
+from prunella.packed.mask_file import open_mask
+from prunella.stages.mask import mask
+from prunella.stages.transfer import transfer
+from prunella.training import loop
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def place(
+    tmp_path_factory: pytest.TempPathFactory,
+    corpus_file: Path,
+    task_files: dict[str, dict[str, Path]],
+) -> Place:
+    return Place(tmp_path_factory.mktemp("mask"), corpus_file, task_files)
+
+
+def settings(place: Place, model: Path | str, name: str, **more: Any) -> s.MaskSettings:
+    rows = {**place.rows(), "threads": 1, **more}
+    return s.MaskSettings(model=str(model), out=place.out(name), **rows)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "smp": {"method": "smp", "kept": 0.3},
+    "abp": {"method": "abp", "kept": 0.3},
+    "zhao": {"method": "zhao", "mask_learning_rate": 0.01},
+    "paper": {"preset": "paper", "steps": 3},
+    "uniform": {"scope": "uniform", "recovery": False, "kept": 0.3},
+    "embeddings": {"embeddings": True, "kept": 0.3},
+}
+
+
+@pytest.fixture(scope="module")
+def made(place: Place, tiny_checkpoint: Make) -> Callable[[str], Any]:
+    """The result of each method, made once."""
+    results: dict[str, Any] = {}
+
+    def make(name: str) -> Any:
+        if name not in results:
+            model = tiny_checkpoint("bert", "base")
+            results[name] = mask(settings(place, model, name, **METHODS[name]))
+        return results[name]
+
+    return make
+
+
+def origin(name: str) -> str:
+    return name.removeprefix("bert.")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_are_those_of_the_backbone_or_zero(
+    made: Callable[[str], Any], tiny_checkpoint: Make, name: str
+) -> None:
+    result = made(name)
+    before, after = arrays(tiny_checkpoint("bert", "base")), arrays(result.out)
+    masks = open_mask(result.out / "task.mask")
+    for tensor, values in after.items():
+        if tensor.startswith("classifier"):
+            continue
+        weights = before[origin(tensor)]
+        kept = masks.kept(tensor) if tensor in masks.masked else np.ones(values.shape, bool)
+        assert np.array_equal(values, np.where(kept, weights, 0))
+    assert set(masks.own) == {"classifier.weight", "classifier.bias"}
+    tables = sum("embeddings" in tensor for tensor in masks.masked)
+    assert (tables, len(masks.masked) - tables) == (3 if name == "embeddings" else 0, 13)
+
+
+@pytest.mark.parametrize("name", ["smp", "abp", "uniform", "embeddings"])
+def test_the_share_asked_for_is_kept(made: Callable[[str], Any], name: str) -> None:
+    assert made(name).metrics["kept"] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_the_published_drift_hardly_moves_anything(made: Callable[[str], Any]) -> None:
+    record = made("paper").provenance
+    assert record["metrics"]["kept"] > 0.99
+    assert record["settings"]["drift"] == 2e-7
+    assert record["settings"]["method"] == "abp"
+    assert record["settings"]["batch_size"] == 8
+
+
+def test_scores_learn(place: Place, tiny_checkpoint: Make, made: Callable[[str], Any]) -> None:
+    """Other labels, other masks: they are no function of the weights alone."""
+    turned = place.folder / "turned.jsonl"
+    rows = [json.loads(line) for line in place.tasks["single"]["train"].read_text().splitlines()]
+    for row in rows:
+        row["label"] = {"good": "bad", "bad": "good"}[row["label"]]
+    turned.write_text("\n".join(map(json.dumps, rows)))
+    model = tiny_checkpoint("bert", "base")
+    other = mask(settings(place, model, "turned", kept=0.3, train=str(turned), validation=None))
+    ours, theirs = (open_mask(r.out / "task.mask") for r in (made("smp"), other))
+    assert any((ours.kept(name) != theirs.kept(name)).any() for name in ours.masked)
+
+
+def test_applying_gives_the_same_checkpoint(
+    place: Place,
+    made: Callable[[str], Any],
+    tiny_checkpoint: Make,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result, backbone = made("smp"), str(tiny_checkpoint("bert", "base"))
+    out = place.out("applied")
+    command = ["mask", "apply", backbone, str(result.out / "task.mask"), "--out", out]
+    assert main(command) == 0
+    wanted, found = arrays(result.out), arrays(out)
+    assert found.keys() == wanted.keys()
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+    assert json.loads(Path(out, "config.json").read_text())["id2label"] == {"0": "bad", "1": "good"}
+    _, info = AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    record = open_checkpoint(out).provenance
+    assert record is not None
+    assert record["task"] == result.provenance["task"]
+    assert record["sparsity"]["total"] == pytest.approx(0.7, abs=1e-3)
+    assert main(command) == 2
+    assert "exists; choose another --out or pass --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_another_backbone_is_refused(
+    place: Place,
+    made: Callable[[str], Any],
+    tiny_checkpoint: Make,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = str(tiny_checkpoint("bert", "base", seed=1))
+    file = str(made("smp").out / "task.mask")
+    assert main(["mask", "apply", other, file, "--out", place.out("never")]) == 2
+    assert "was learned on another backbone" in capsys.readouterr().err
+    assert not Path(place.out("never")).exists()
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
+def test_other_families(place: Place, tiny_checkpoint: Make, family: str) -> None:
+    """From the checkpoint of a language model, whose head is left out, in two ways alike."""
+    model = tiny_checkpoint(family)
+    result = mask(settings(place, model, family, kept=0.5, steps=1))
+    out = place.out(f"{family}-applied")
+    assert main(["mask", "apply", str(model), str(result.out / "task.mask"), "--out", out]) == 0
+    wanted, found = arrays(result.out), arrays(out)
+    assert found.keys() == wanted.keys()
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+
+
+def test_parts_that_are_trained_as_well_travel_along(place: Place, tiny_checkpoint: Make) -> None:
+    model = tiny_checkpoint("bert", "base")
+    parts = ("biases", "norms", "pooler")
+    result = mask(settings(place, model, "more", kept=0.5, steps=1, also_train=parts))
+    masks = open_mask(result.out / "task.mask")
+    assert {"bert.pooler.dense.weight", "bert.encoder.layer.0.output.LayerNorm.weight"} < set(
+        masks.own
+    )
+    assert len(masks.masked) == 12
+    out = place.out("more-applied")
+    assert main(["mask", "apply", str(model), str(result.out / "task.mask"), "--out", out]) == 0
+    wanted, found = arrays(result.out), arrays(out)
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+
+
+def test_a_teacher(place: Place, tiny_checkpoint: Make) -> None:
+    rows = place.rows()
+    dense = str(tiny_checkpoint("bert"))
+    teacher = transfer(s.TransferSettings(model=dense, out=place.out("teacher"), **rows))
+    result = mask(settings(place, dense, "taught", teacher=str(teacher.out), kept=0.5))
+    log = (result.out / "log.jsonl").read_text().splitlines()
+    assert {"loss_labels", "loss_logits", "loss_hidden"} <= json.loads(log[-1]).keys()
+
+
+@pytest.mark.parametrize("method", ["smp", "abp"])
+def test_interrupted_and_resumed(
+    place: Place, tiny_checkpoint: Make, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The same bits, masks and head, as of a run that nobody interrupts."""
+    command = [
+        *("mask", "--model", str(tiny_checkpoint("bert", "base")), "--method", method),
+        *("--train", str(place.tasks["single"]["train"]), "--steps", "8", "--save-every", "3"),
+        *("--batch-size", "8", "--max-length", "24", "--threads", "1", "--precision", "fp32"),
+        *("--kept", "0.4", "--freeze", "0.9", "--dropout", "0.1", "--out"),
+    ]
+    whole, out = place.out(f"{method}-whole"), place.out(f"{method}-killed")
+    torch.manual_seed(5)
+    assert main([*command, whole]) == 0
+    steps = iter(range(5))
+    original = loop._Trainer.training_step
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "training_step", interrupted)
+        assert main([*command, out]) == 130
+    assert not Path(out).exists()
+    torch.manual_seed(6)
+    assert main([*command, out]) == 0
+    for name in ("model.safetensors", "task.mask"):
+        assert Path(out, name).read_bytes() == Path(whole, name).read_bytes()
+
+
+def test_a_sparse_backbone_keeps_its_zeros(place: Place, tiny_checkpoint: Make) -> None:
+    pruned = s.PruningSettings(sparsity=0.6)
+    model = str(tiny_checkpoint("bert"))
+    sparse = transfer(
+        s.TransferSettings(model=model, out=place.out("sparse"), prune=pruned, **place.rows())
+    )
+    result = mask(settings(place, sparse.out, "sparser", kept=0.3, steps=1))
+    before, after = arrays(sparse.out), arrays(result.out)
+    names = open_mask(result.out / "task.mask").masked
+    assert all((after[name][before[name] == 0] == 0).all() for name in names)
+    with pytest.raises(InputError, match=r"is sparse, so that only 4\d.\d % .* lower --kept"):
+        mask(settings(place, sparse.out, "denser", kept=0.5, steps=1))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"method": "smp", "drift": 1e-7}, "drift: method smp has none"),
+        ({"method": "zhao", "kept": 0.5}, "kept: method zhao keeps what"),
+        ({"roles": ()}, "nothing to mask"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    place: Place, tiny_checkpoint: Make, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        mask(settings(place, tiny_checkpoint("bert", "base"), "refused", **more))
+
+
+def test_sizes_are_near_the_entropy(made: Callable[[str], Any]) -> None:
+    metrics = made("smp").metrics
+    file = open_mask(made("smp").out / "task.mask")
+    coded = sum(file.info(n).mask_bytes + file.info(n).values_bytes for n in file.masked)
+    assert metrics["mask_bytes"] == file.path.stat().st_size
+    assert coded <= 1.05 * metrics["entropy_bytes"] + 64 * len(file.masked)
