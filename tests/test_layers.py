@@ -37,7 +37,7 @@ ROOMS = (
     ("tasks",),
     ("exporting",),
     ("bench",),
-    ("training",),
+    ("training", "study"),
     ("teacher_cache",),
     ("stages",),
     ("verbs", "recipe", "latency"),

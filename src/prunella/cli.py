@@ -73,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _with_model_named(tokens: Sequence[str]) -> list[str]:
     """`prunella inspect model.prn` means `prunella inspect --model model.prn`.
 
-    A second word is the mask to apply or the model to compare with, where a verb takes one.
-    `prunella mask apply` is the verb apply-mask.
+    A second word is the mask to apply or the model to compare with, where a verb takes one; some
+    take any number of models. `prunella mask apply` is the verb apply-mask.
     """
     verb, *rest = tokens or [""]
     if verb == "mask" and rest[:1] == ["apply"]:
@@ -84,6 +84,8 @@ def _with_model_named(tokens: Sequence[str]) -> list[str]:
     for name in ("model", "mask", "against"):
         if name in fields and rest and not rest[0].startswith("-"):
             named += [f"--{name}", rest.pop(0)]
+    while "models" in fields and rest and not rest[0].startswith("-"):
+        named += ["--models", rest.pop(0)]
     return [*named, *rest] if tokens else []
 
 

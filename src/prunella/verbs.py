@@ -73,6 +73,7 @@ VERBS: dict[str, Verb] = {
         Verb("pack", s.PackSettings, "prunella.packing", False),
         Verb("unpack", s.UnpackSettings, "prunella.packing", False),
         Verb("inspect", s.InspectSettings, "prunella.inspection", False),
+        Verb("study", s.StudySettings, "prunella.study.run", False),
         Verb("predict", s.PredictSettings, "prunella.predicting", False),
         Verb("export", s.ExportSettings, "prunella.exporting", True),
         Verb("bench", s.BenchSettings, "prunella.bench.run", False),

@@ -1,4 +1,4 @@
-"""Sparsity of every matrix as a heat map: a row a layer, a column a role."""
+"""A value of every matrix as a heat map, such as its sparsity: a row a layer, a column a role."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,42 @@ _COLOUR_STEPS = 5
 
 @dataclass(frozen=True)
 class Square:
-    """One cell: its place in rows and columns, its number in percent, its strength in [0, 1]."""
+    """One cell: its place in rows and columns, its number, its strength in [0, 1]."""
 
     row: int
     column: int
     text: str
     strength: float
     tip: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value with its place: a layer (None outside the stack) and a role.
+
+    `text` is what the cell shows, `tip` what it says on hover.
+    """
+
+    layer: int | None
+    role: str
+    value: float
+    text: str
+    tip: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What colours mean: from `low`, the faintest, to `high`.
+
+    Attributes:
+        label: Of the legend, with the unit ("zeros, %").
+        factor: Of the numbers in the legend: 100 for percent.
+    """
+
+    low: float
+    high: float
+    label: str
+    factor: float = 1.0
 
 
 def sparsity_by_matrix(sparsity: Mapping[str, float], roles: Mapping[str, str]) -> str:
@@ -49,35 +78,40 @@ def sparsity_by_matrix(sparsity: Mapping[str, float], roles: Mapping[str, str]) 
             places.setdefault((layer_of(name), roles[name]), []).append(name)
     if not places:
         raise ValueError("no matrix with a role, so there is nothing to draw")
-    columns = _ordered_roles({role for layer, role in places if layer is not None})
-    layers = sorted({layer for layer, _ in places if layer is not None})
-    outside = _ordered_roles({role for layer, role in places if layer is None})
-    rows = [str(layer) for layer in layers] + outside
-    low, high = _range([sparsity[name] for names in places.values() for name in names])
-    squares = []
+    low, high = share_range([sparsity[name] for names in places.values() for name in names])
+    entries = []
     for (layer, role), names in places.items():
         value = math.fsum(sparsity[name] for name in names) / len(names)
-        squares.append(
-            Square(
-                row=rows.index(role if layer is None else str(layer)),
-                column=0 if layer is None else columns.index(role),
-                text=f"{100 * value:.1f}",
-                strength=round((value - low) / (high - low), 3),
-                tip="\n".join(f"{name}: {sparsity[name]:.2%} zeros" for name in names),
-            )
+        tip = "\n".join(f"{name}: {sparsity[name]:.2%} zeros" for name in names)
+        entries.append(Entry(layer, role, value, f"{100 * value:.1f}", tip))
+    return heat_map(entries, Scale(low, high, "zeros, %", 100))
+
+
+def heat_map(entries: Sequence[Entry], scale: Scale) -> str:
+    """An `svg` element with a row a layer and a column a role; the rest has rows below."""
+    columns = _ordered_roles({entry.role for entry in entries if entry.layer is not None})
+    layers = sorted({entry.layer for entry in entries if entry.layer is not None})
+    outside = _ordered_roles({entry.role for entry in entries if entry.layer is None})
+    rows = [str(layer) for layer in layers] + outside
+    span = scale.high - scale.low
+    squares = [
+        Square(
+            row=rows.index(entry.role if entry.layer is None else str(entry.layer)),
+            column=0 if entry.layer is None else columns.index(entry.role),
+            text=entry.text,
+            strength=round(min(1.0, max(0.0, (entry.value - scale.low) / span)), 3),
+            tip=entry.tip,
         )
+        for entry in entries
+    ]
+    steps = [step / (_COLOUR_STEPS - 1) for step in range(_COLOUR_STEPS)]
     return _template().render(
         columns=[_HEADINGS.get(role, (role.replace("_", " "),)) for role in columns or outside[:1]],
         rows=[row.replace("_", " ") for row in rows],
         layers=len(layers),
         squares=squares,
-        legend=[
-            (
-                step / (_COLOUR_STEPS - 1),
-                f"{100 * (low + (high - low) * step / (_COLOUR_STEPS - 1)):.3g}",
-            )
-            for step in range(_COLOUR_STEPS)
-        ],
+        label=scale.label,
+        legend=[(step, f"{scale.factor * (scale.low + span * step):.3g}") for step in steps],
     )
 
 
@@ -86,7 +120,7 @@ def _ordered_roles(present: set[str]) -> list[str]:
     return known + sorted(present.difference(ROLES))
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
+def share_range(values: Sequence[float]) -> tuple[float, float]:
     """Bounds of the colours: whole tenths around the values, at least two tenths apart."""
     low = math.floor(min(values) * 10 + 1e-9) / 10
     high = math.ceil(max(values) * 10 - 1e-9) / 10

@@ -290,6 +290,19 @@ class InspectSettings(Settings):
     """Checkpoint folder or packed file."""
 
 
+class StudySettings(Settings):
+    """Compares sub-networks: where they keep weights, what they share, what is disconnected."""
+
+    models: tuple[str, ...]
+    """Checkpoint folders or packed files of one architecture; masks are what is not zero. Also without the flag: prunella study A B C."""
+    out: str | None = None
+    """HTML file to write: one page, complete in itself."""
+    overwrite: bool = False
+    """Replace that file."""
+    spectra: bool = True
+    """Spectral gap of every matrix, which takes most of the time."""
+
+
 class UnpackSettings(OutputSettings):
     """Writes a packed file back as an ordinary checkpoint."""
 

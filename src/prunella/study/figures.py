@@ -1,0 +1,122 @@
+"""One pass over the masks, a matrix at a time: all that a study counts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from prunella.study.connections import Connections, Margins, connections
+from prunella.study.fan import Fan, fan
+from prunella.study.networks import EMBEDDINGS, Network, Place
+from prunella.study.overlap import Bits, Common, Overlap, common, holm, overlap, to_bits
+from prunella.study.spectrum import Spectrum, spectrum
+
+# Below this share of zeros a matrix counts as never pruned: rounding makes some zeros by itself.
+_PRUNED_FROM = 0.001
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One matrix of one sub-network. `fan_in`, `fan_out` and `spectrum` are None of embeddings."""
+
+    size: int
+    kept: int
+    fan_in: Fan | None
+    fan_out: Fan | None
+    spectrum: Spectrum | None
+
+    @property
+    def density(self) -> float:
+        return self.kept / self.size
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the pass found.
+
+    Attributes:
+        matrices: For each sub-network its matrices by place.
+        layers: For each sub-network its layers' connections; None where they cannot be judged.
+        overlaps: Every pair.
+        compared: The places that overlaps are taken over: those that some sub-network pruned.
+    """
+
+    matrices: list[dict[Place, Matrix]]
+    layers: list[dict[int, Connections | None]]
+    overlaps: list[Overlap]
+    compared: list[Place]
+
+
+def count(
+    networks: Sequence[Network], *, spectra: bool = True, before: Callable[[str], None]
+) -> Figures:
+    """Reads every mask once.
+
+    Args:
+        networks: What to study.
+        spectra: Whether to find singular values, which takes most of the time.
+        before: Told what comes next.
+    """
+    places = sorted({p for network in networks for p in network.shapes}, key=lambda p: p.order)
+    matrices: list[dict[Place, Matrix]] = [{} for _ in networks]
+    margins: list[dict[int, dict[str, Margins]]] = [defaultdict(dict) for _ in networks]
+    shared: dict[tuple[int, int], list[tuple[Place, Common, int, int, int]]] = defaultdict(list)
+    compared: list[Place] = []
+    for place in places:
+        before(str(place))
+        bits: dict[int, Bits] = {}
+        for number, network in enumerate(networks):
+            if place not in network.shapes:
+                continue
+            mask = network.read(place)
+            found = bits[number] = to_bits(mask)
+            matrices[number][place] = _matrix(place, mask, found, spectra)
+            if place.layer is not None:
+                held = Margins(found.fan_in, found.fan_out)
+                margins[number][place.layer].setdefault(place.component, held)
+        if not any(b.kept <= (1 - _PRUNED_FROM) * b.size for b in bits.values()):
+            continue
+        compared.append(place)
+        for i, j in combinations(bits, 2):
+            a, b = bits[i], bits[j]
+            if len(a.fan_in) == len(b.fan_in) and a.size == b.size:
+                shared[i, j].append((place, common(a, b), a.kept, b.kept, a.size))
+    return Figures(
+        matrices,
+        [
+            {layer: connections(held, networks[number].heads) for layer, held in layers.items()}
+            for number, layers in enumerate(margins)
+        ],
+        _overlaps(shared),
+        compared,
+    )
+
+
+def _matrix(place: Place, mask: np.ndarray, bits: Bits, spectra: bool) -> Matrix:
+    if place.component == EMBEDDINGS:
+        return Matrix(bits.size, bits.kept, None, None, None)
+    outputs, inputs = mask.shape
+    return Matrix(
+        bits.size,
+        bits.kept,
+        fan(bits.fan_in, inputs),
+        fan(bits.fan_out, outputs),
+        spectrum(mask) if spectra else None,
+    )
+
+
+def _overlaps(
+    shared: dict[tuple[int, int], list[tuple[Place, Common, int, int, int]]],
+) -> list[Overlap]:
+    """Every pair, with p corrected for how many pairs there are."""
+    found = []
+    for pair, items in sorted(shared.items()):
+        kept = sum(item[2] for item in items), sum(item[3] for item in items)
+        parts = [(item[0].component, item[1]) for item in items]
+        found.append(overlap(pair, parts, kept, sum(item[4] for item in items)))
+    corrected = holm([pair.log10_p for pair in found])
+    return [replace(pair, log10_p_corrected=p) for pair, p in zip(found, corrected, strict=True)]

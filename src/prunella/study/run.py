@@ -1,0 +1,200 @@
+"""study: what differs between sub-networks, as one page and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from prunella.errors import InputError
+from prunella.report.tables import Column
+from prunella.report.terminal import table
+from prunella.settings import StudySettings
+from prunella.study.figures import Figures, Matrix, count
+from prunella.study.networks import EMBEDDINGS, Network, open_networks
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found.
+
+    Attributes:
+        networks: What was studied.
+        figures: All that was counted.
+        spectra: Whether singular values were asked for.
+        out: The page, if one was asked for.
+    """
+
+    networks: Sequence[Network]
+    figures: Figures
+    spectra: bool
+    out: Path | None
+
+    def encoder(self, number: int) -> tuple[int, int]:
+        """(weights, kept weights) of a sub-network's matrices other than embeddings."""
+        matrices = self.figures.matrices[number].items()
+        found = [matrix for place, matrix in matrices if place.component != EMBEDDINGS]
+        return sum(m.size for m in found), sum(m.kept for m in found)
+
+    def connected(self, number: int) -> tuple[Any, ...]:
+        """Density, effective density and counts over all layers; None where they are unknown."""
+        layers = list(self.figures.layers[number].values())
+        known = [layer for layer in layers if layer is not None]
+        if not known or len(known) < len(layers):
+            return (None,) * 8
+        matrices = self.figures.matrices[number].items()
+        size = sum(matrix.size for place, matrix in matrices if place.layer is not None)
+        kept = sum(layer.kept for layer in known)
+        lost = sum(layer.disconnected_total for layer in known)
+        with_heads = self.networks[number].heads is not None
+        return (
+            kept / size,
+            (kept - lost) / size,
+            lost,
+            sum(layer.neurons_gone for layer in known),
+            sum(layer.neurons_empty for layer in known),
+            sum(layer.heads_gone for layer in known) if with_heads else None,
+            sum(layer.heads_empty for layer in known) if with_heads else None,
+            sum(layer.uniform_heads for layer in known) if with_heads else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        names = [network.name for network in self.networks]
+        return {
+            "out": str(self.out) if self.out else None,
+            "networks": [self._network(number) for number in range(len(names))],
+            "overlaps": [
+                {
+                    **asdict(pair),
+                    "first": names[pair.first],
+                    "second": names[pair.second],
+                }
+                for pair in self.figures.overlaps
+            ],
+            "compared": [str(place) for place in self.figures.compared],
+        }
+
+    def _network(self, number: int) -> dict[str, Any]:
+        network, (size, kept) = self.networks[number], self.encoder(number)
+        layers = self.figures.layers[number]
+        return {
+            "name": network.name,
+            "path": str(network.path),
+            "stage": network.record.get("stage"),
+            "weights": size,
+            "kept": kept,
+            "density": kept / size,
+            "matrices": [
+                {
+                    "matrix": str(place),
+                    "layer": place.layer,
+                    "component": place.component,
+                    **_matrix(matrix),
+                }
+                for place, matrix in self.figures.matrices[number].items()
+            ],
+            "layers": [
+                {"layer": layer, **asdict(found)} if found else {"layer": layer}
+                for layer, found in layers.items()
+            ],
+        }
+
+    def show(self, console: Console) -> None:
+        """Prints densities and overlaps."""
+        rows = []
+        for number, network in enumerate(self.networks):
+            size, kept = self.encoder(number)
+            connected = self.connected(number)
+            rows.append(
+                (f"{number + 1} {network.name}", kept / size, *connected[1:4], connected[5])
+            )
+        console.print(table(_COLUMNS, rows))
+        pairs = [
+            (f"{p.first + 1} · {p.second + 1}", p.iou, p.chance, p.matched, p.agreement, p.z)
+            for p in self.figures.overlaps
+        ]
+        if pairs:
+            console.print()
+            console.print(table(_PAIR_COLUMNS, pairs))
+        if self.out:
+            console.print(f"\nwritten: {self.out}", markup=False, soft_wrap=True)
+
+
+def _number(label: str, format: str, unit: str = "") -> Column:
+    return Column(label, unit, format=format, numeric=True)
+
+
+_COLUMNS = (
+    Column("Sub-network"),
+    _number("Kept", ".2%", "encoder"),
+    _number("Effective", ".2%", "layers"),
+    _number("Disconnected", ",d", "weights"),
+    _number("Neurons", ",d", "gone"),
+    _number("Heads", ",d", "gone"),
+)
+_PAIR_COLUMNS = (
+    Column("Pair"),
+    _number("IoU", ".4f"),
+    _number("Chance", ".4f"),
+    _number("Matched", ".4f", "chance"),
+    _number("Agreement", ".1%", "above chance"),
+    _number("z", "+.1f"),
+)
+
+
+def _matrix(matrix: Matrix) -> dict[str, Any]:
+    found = matrix.spectrum
+    return {
+        **asdict(matrix),
+        "density": matrix.density,
+        "spectrum": {**asdict(found), "ratio": found.ratio, "gap": found.gap} if found else None,
+    }
+
+
+def study(settings: StudySettings) -> Study:
+    """Compares sub-networks.
+
+    Raises:
+        InputError: If one cannot be read, if they are of different architectures, or if the page
+            is there already.
+    """
+    _check_installed()
+    out = _free_place(settings)
+    networks = open_networks(settings.models)
+    console = Console(stderr=True, highlight=False)
+    with console.status("reading masks") as status:
+        figures = count(
+            networks,
+            spectra=settings.spectra,
+            before=lambda place: status.update(f"reading masks: {place}"),
+        )
+    done = Study(networks, figures, settings.spectra, out)
+    if out is not None:
+        from prunella.study.page import write_page
+
+        write_page(done, out)
+    return done
+
+
+def _check_installed() -> None:
+    for package in ("scipy", "jinja2"):
+        if find_spec(package) is None:
+            raise InputError(
+                f"`prunella study` needs the package '{package}', which the base installation "
+                'leaves out; install "prunella[train]"'
+            )
+
+
+def _free_place(settings: StudySettings) -> Path | None:
+    if settings.out is None:
+        return None
+    out = Path(settings.out)
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; give --out the name of a file, usually *.html")
+    if out.exists() and not settings.overwrite:
+        raise InputError(f"{out}: exists; choose another --out or pass --overwrite")
+    return out

@@ -1,0 +1,111 @@
+"""Overlap: counts by hand, expectations against drawn masks, the test against the exact one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import hypergeom
+
+from prunella.study.overlap import Common, agreement, common, holm, overlap, significance, to_bits
+
+
+def drawn(shape: tuple[int, int], kept: int, rng: np.random.Generator) -> np.ndarray:
+    mask = np.zeros(shape[0] * shape[1], bool)
+    mask[rng.permutation(mask.size)[:kept]] = True
+    return mask.reshape(shape)
+
+
+def test_counts_by_hand():
+    a = to_bits(np.array([[1, 1, 0], [1, 0, 0]], bool))
+    b = to_bits(np.array([[1, 0, 0], [1, 1, 0]], bool))
+    found = common(a, b)
+    assert (found.both, found.expected, found.most) == (2, 3 * 3 / 6, 3)
+    assert found.variance == pytest.approx(hypergeom(6, 3, 3).var())
+    # rows (2, 1) and (1, 2), columns (2, 1, 0) and (2, 1, 0): (2 + 2) (4 + 1) / 9
+    assert found.margins == pytest.approx(20 / 9)
+    pair = overlap((0, 1), [("query", found)], (3, 3), 6)
+    assert pair.iou == 2 / 4
+    assert pair.chance == pytest.approx(0.25 / 0.75)
+    assert pair.matched == pytest.approx(1.5 / 4.5)
+    assert pair.agreement == pytest.approx((2 - 1.5) / (3 - 1.5)) == pair.by_component["query"]
+
+
+def test_densities_that_differ_between_matrices_raise_matched_chance_alone():
+    full, empty = np.ones((4, 8), bool), np.zeros((4, 8), bool)
+    shared = [("query", common(to_bits(m), to_bits(m))) for m in (full, empty)]
+    pair = overlap((0, 1), shared, (32, 32), 64)
+    assert pair.chance == pytest.approx(1 / 3)
+    assert pair.iou == pair.matched == 1
+    assert pair.agreement is None and pair.z is None and pair.log10_p is None
+
+
+@pytest.mark.parametrize("kept", [(0, 5), (0, 0), (20, 5), (20, 20)])
+def test_empty_and_full_masks_have_an_overlap(kept):
+    rng = np.random.default_rng(0)
+    a, b = (to_bits(drawn((4, 5), count, rng)) for count in kept)
+    pair = overlap((0, 1), [("query", common(a, b))], kept, 20)
+    both = min(kept)
+    assert pair.iou == (both / max(kept) if max(kept) else 0)
+    assert pair.z is None and pair.agreement is None
+
+
+def test_the_expectation_and_the_variance_are_those_of_drawn_masks():
+    rng = np.random.default_rng(1)
+    shapes, kept = [(8, 9), (5, 20)], [(30, 12), (9, 80)]
+    counts, totals = [], Common()
+    for _ in range(3000):
+        parts = [
+            common(to_bits(drawn(s, a, rng)), to_bits(drawn(s, b, rng)))
+            for s, (a, b) in zip(shapes, kept, strict=True)
+        ]
+        totals = sum(parts, Common())
+        counts.append(totals.both)
+    assert np.mean(counts) == pytest.approx(totals.expected, abs=0.15)
+    assert np.var(counts) == pytest.approx(totals.variance, rel=0.1)
+
+
+def test_the_approximation_is_near_the_exact_test():
+    n, a, b = 2000, 300, 250
+    exact = hypergeom(n, a, b)
+    for both in (25, 30, 37, 45, 55):
+        mean = a * b / n
+        found = Common(both, mean, exact.var(), min(a, b))
+        tail = exact.sf(both - 1) if both > mean else exact.cdf(both)
+        log10_p, z = significance(found)
+        assert log10_p == pytest.approx(math.log10(min(1, 2 * tail)), abs=0.35)
+        assert (z or 0) * (both - mean) >= 0
+
+
+def test_a_probability_too_small_for_a_float_has_a_logarithm():
+    log10_p, z = significance(Common(1e6, 1e5, 9e4, 1e6))
+    assert z == pytest.approx(3000)
+    assert log10_p == pytest.approx(-(3000**2) / 2 / math.log(10), rel=1e-3)
+
+
+def test_holm_by_hand():
+    p = [math.log10(x) for x in (0.01, 0.04, 0.03)]
+    corrected = holm([p[0], None, p[1], p[2]])
+    assert corrected[1] is None
+    assert [10 ** (x or 0) for x in (corrected[0], corrected[2], corrected[3])] == pytest.approx(
+        [0.03, 0.06, 0.06]
+    )
+    assert holm([math.log10(0.9), math.log10(0.8)]) == [0.0, 0.0]
+
+
+@given(st.integers(0, 2**20), st.integers(1, 9), st.integers(1, 17), st.data())
+def test_properties(seed, rows, columns, data):
+    rng = np.random.default_rng(seed)
+    counts = [data.draw(st.integers(0, rows * columns)) for _ in range(2)]
+    a, b = (drawn((rows, columns), count, rng) for count in counts)
+    found, reverse = common(to_bits(a), to_bits(b)), common(to_bits(b), to_bits(a))
+    assert found == reverse
+    assert found.both == np.count_nonzero(a & b) <= found.most
+    assert found.expected <= found.most + 1e-9 and found.margins <= found.most
+    value = agreement(found)
+    assert value is None or value <= 1 + 1e-9
+    same = agreement(common(to_bits(a), to_bits(a)))
+    assert same is None or same == pytest.approx(1)
