@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prunella.report.html import environment
 
-_WIDTH, _LETTER = 360, 5.6
+WIDTH, LETTER = 360, 5.6
 _MOST_LETTERS = 24
 # Wider squares look lost, in narrower ones no number fits.
 _WIDEST, _LEAST_FOR_TEXT = 46, 21
@@ -28,9 +28,9 @@ def pair_map(names: Sequence[str], pairs: Mapping[tuple[int, int], Pair], label:
         pairs: By indices of two names, the lower one first; absent ones stay empty.
         label: Of the legend: what the value is, with its unit.
     """
-    shown = [_cut(name) for name in names]
-    left = 26 + _LETTER * max(len(name) for name in shown)
-    step = min(_WIDEST, (_WIDTH - left) / len(names))
+    shown = [cut(name) for name in names]
+    left = 26 + LETTER * max(len(name) for name in shown)
+    step = min(_WIDEST, (WIDTH - left) / len(names))
     squares = []
     for (i, j), pair in pairs.items():
         for row, column in ((i, j), (j, i)):
@@ -51,7 +51,7 @@ def pair_map(names: Sequence[str], pairs: Mapping[tuple[int, int], Pair], label:
     )
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
     """Long names lose their middle: beginnings and ends tell runs apart."""
     if len(name) <= _MOST_LETTERS:
         return name

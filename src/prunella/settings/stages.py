@@ -294,13 +294,17 @@ class StudySettings(Settings):
     """Compares sub-networks: where they keep weights, what they share, what is disconnected."""
 
     models: tuple[str, ...]
-    """Checkpoint folders or packed files of one architecture; masks are what is not zero. Also without the flag: prunella study A B C."""
+    """Checkpoint folders, packed files or task.mask files of one architecture; masks are what is not zero. Also without the flag: prunella study A B C."""
     out: str | None = None
     """HTML file to write: one page, complete in itself."""
     overwrite: bool = False
     """Replace that file."""
     spectra: bool = True
     """Spectral gap of every matrix, which takes most of the time."""
+    text: str | None = None
+    """File of texts, one a line or in a column "text" or "sentence": compares what the checkpoints compute on them (CKA of layer outputs, predictions)."""
+    texts: Count = 256
+    """How many of its first texts to take."""
 
 
 class UnpackSettings(OutputSettings):

@@ -95,7 +95,8 @@ def _mask(
         """Writes task.mask beside the weights, and checks it against them."""
         saved = open_checkpoint(draft)
         path = draft / MASK_FILE
-        save_mask(path, saved, source, set(masked), {"method": settings.method, "task": record})
+        said = {"method": settings.method, "task": record, "data": Path(settings.train).name}
+        save_mask(path, saved, source, set(masked), said)
         _verify(path, masks)
         figures["mask_bytes"] = path.stat().st_size
         figures["entropy_bytes"] = entropy_bytes(masks.counts().values())

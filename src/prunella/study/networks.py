@@ -1,4 +1,4 @@
-"""Sub-networks: the masks of checkpoints and packed files, read one matrix at a time."""
+"""Sub-networks: the masks of checkpoints, packed files and mask files, a matrix at a time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from prunella.checkpoint import Checkpoint, open_checkpoint
 from prunella.errors import InputError
+from prunella.packed.mask_file import MASK_FILE, MaskFile, is_mask, open_mask
 from prunella.packed.read import PackedFile, open_packed
 from prunella.roles import ROLES, is_embedding, layer_of, role_of
 
@@ -77,12 +78,13 @@ def open_networks(paths: Sequence[str]) -> list[Network]:
             matrices than the first.
     """
     if not paths:
-        raise InputError("nothing to study; name checkpoint folders or packed files")
+        raise InputError("nothing to study; name checkpoint folders, packed files or masks")
     resolved = [Path(path).expanduser().resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         twice = next(path for path in resolved if resolved.count(path) > 1)
         raise InputError(f"{twice}: named twice; name each sub-network once")
-    names = short_names(resolved)
+    # All masks have one file name; what tells them apart is the folder.
+    names = short_names([path.parent if path.name == MASK_FILE else path for path in resolved])
     networks = [_open(Path(path), name) for path, name in zip(paths, names, strict=True)]
     for other in networks[1:]:
         _check_alike(networks[0], other)
@@ -103,8 +105,9 @@ def _open(path: Path, name: str) -> Network:
     if path.is_dir():
         return _of_folder(open_checkpoint(path), name)
     if path.is_file():
-        return _of_packed(open_packed(path), name)
-    raise InputError(f"{path}: no such file or folder; give a checkpoint or a packed file")
+        packed = open_packed(path)
+        return _of_mask(open_mask(path), name) if is_mask(packed) else _of_packed(packed, name)
+    raise InputError(f"{path}: no such file or folder; give a checkpoint, a packed file or a mask")
 
 
 def _of_folder(checkpoint: Checkpoint, name: str) -> Network:
@@ -144,6 +147,22 @@ def _of_packed(packed: PackedFile, name: str) -> Network:
     config = _json(packed.files.get("config.json", b"{}"), packed.path)
     record = _json(packed.files.get("prunella.json", b"{}"), packed.path)
     return Network(name, packed.path, shapes, _heads(config), record, read)
+
+
+def _of_mask(mask: MaskFile, name: str) -> Network:
+    """What a mask removes of its backbone; what the backbone itself lacks it does not know."""
+    masked = {n: mask.info(n).shape for n in mask.masked}
+    tensors = _placed(masked, mask.path)
+
+    def read(place: Place) -> np.ndarray:
+        return mask.kept(tensors[place])
+
+    shapes = {place: _two(masked[tensor]) for place, tensor in tensors.items()}
+    config = _json(mask.packed.files.get("config.json", b"{}"), mask.path)
+    told = mask.packed.metadata
+    settings = {"method": told.get("method"), "train": told.get("data")}
+    record = {"stage": "mask", "settings": settings}
+    return Network(name, mask.path, shapes, _heads(config), record, read)
 
 
 def _placed(shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[Place, str]:

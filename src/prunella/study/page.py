@@ -11,10 +11,12 @@ from prunella.report.heat_map import Entry, Scale, heat_map, share_range
 from prunella.report.html import Fact, Facts, Figure, Page, Section, write
 from prunella.report.pair_map import Pair, pair_map
 from prunella.report.tables import Column, Table
-from prunella.study import connections, fan, overlap, spectrum
+from prunella.report.tree import Branch, tree
+from prunella.study import clustering, connections, fan, outputs, overlap, spectrum
 from prunella.study.about import About
 from prunella.study.figures import Matrix
 from prunella.study.networks import EMBEDDINGS, Place
+from prunella.study.outputs import Outputs
 
 if TYPE_CHECKING:
     from prunella.study.run import Study
@@ -41,6 +43,10 @@ def page(study: Study) -> Page:
     ]
     if study.figures.overlaps:
         sections.append(Section("Overlap", overlap.ABOUT.text, _overlaps(study)))
+    if study.clusters is not None:
+        sections.append(Section("Clusters", clustering.ABOUT.text, _clusters(study)))
+    if study.outputs is not None:
+        sections.append(Section("Outputs", outputs.ABOUT.text, _outputs(study, study.outputs)))
     sections += [
         Section("Disconnected weights", connections.ABOUT.text, [_connections(study)]),
         Section("Fan-in and fan-out", fan.ABOUT.text, _fans(study)),
@@ -176,6 +182,67 @@ def _overlap_table(study: Study, names: Sequence[str]) -> Table:
         "pruned. A dash: all weights kept, so nothing could differ."
     )
     return Table(columns, rows, "Every pair", note)
+
+
+def _clusters(study: Study) -> list[Any]:
+    found = study.clusters
+    assert found is not None
+    names = [study.networks[i].name for i in found.order]
+    branches = [Branch(j.first, j.second, j.first_at, j.second_at, j.at) for j in found.joins]
+    caption = "Sub-networks by their overlap: 0 is as alike as their densities allow, 1 is chance."
+    alt = "Tree of sub-networks: " + ", ".join(names) + "."
+    figure = Figure(tree(names, branches, "distance, 1 - agreement"), caption, alt)
+    if not found.explained:
+        return [figure]
+    columns = [
+        Column("Label"),
+        Column("Within", "", "mean distance of the same value", ".3f", numeric=True),
+        Column("Between", "", "mean distance of different values", ".3f", numeric=True),
+        Column("p", "", "one-sided, by permutation", ".4f", numeric=True),
+        Column("Values"),
+    ]
+    rows = [
+        (e.label, e.within, e.between, e.p, "; ".join(sorted({v for v in e.values if v})))
+        for e in found.explained
+    ]
+    return [figure, Table(columns, rows, "Does method or task explain it?")]
+
+
+def _outputs(study: Study, found: Outputs) -> list[Any]:
+    names = [network.name for network in study.networks]
+    depth = max(len(pair.cka) for pair in found.pairs)
+
+    def number(label: str, format: str, help: str) -> Column:
+        return Column(label, "", help, format, numeric=True)
+
+    pairs = {
+        (p.first, p.second): Pair(
+            p.cka[-1],
+            f"{p.cka[-1]:.2f}",
+            f"{names[p.first]} and {names[p.second]}\nCKA after each layer: "
+            + " ".join(f"{value:.3f}" for value in p.cka),
+        )
+        for p in found.pairs
+    }
+    figure = Figure(
+        pair_map(names, pairs, "linear CKA of the last layer's outputs"),
+        "What two sub-networks compute at the end: 1 is the same up to rotation and scale.",
+        "Heat map of pairs: linear CKA of the last layer's outputs.",
+    )
+    columns = [
+        Column("Pair"),
+        *(
+            number("Embeddings" if i == 0 else f"Layer {i - 1}", ".3f", "linear CKA")
+            for i in range(depth)
+        ),
+        number("Same answers", ".1%", "share of texts with the same label"),
+        number("r", ".3f", "correlation of predicted numbers"),
+    ]
+    rows = [
+        (f"{names[p.first]} · {names[p.second]}", *p.cka, p.same_answers, p.r) for p in found.pairs
+    ]
+    note = f"{found.texts:,} texts, {found.tokens:,} tokens. A dash: no task in common."
+    return [figure, Table(columns, rows, "Every pair, layer by layer", note)]
 
 
 def _connections(study: Study) -> Table:

@@ -14,8 +14,10 @@ from prunella.errors import InputError
 from prunella.report.tables import Column
 from prunella.report.terminal import table
 from prunella.settings import StudySettings
+from prunella.study.clustering import Clusters, cluster, labels_of
 from prunella.study.figures import Figures, Matrix, count
 from prunella.study.networks import EMBEDDINGS, Network, open_networks
+from prunella.study.outputs import Outputs, outputs
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Study:
         networks: What was studied.
         figures: All that was counted.
         spectra: Whether singular values were asked for.
+        clusters: A tree of all of them; None of fewer than three.
+        outputs: What they compute on given text, if there was one.
         out: The page, if one was asked for.
     """
 
     networks: Sequence[Network]
     figures: Figures
     spectra: bool
+    clusters: Clusters | None
+    outputs: Outputs | None
     out: Path | None
 
     def encoder(self, number: int) -> tuple[int, int]:
@@ -76,7 +82,23 @@ class Study:
                 for pair in self.figures.overlaps
             ],
             "compared": [str(place) for place in self.figures.compared],
+            "clusters": self._clusters(names),
+            "outputs": self._outputs(names),
         }
+
+    def _clusters(self, names: Sequence[str]) -> dict[str, Any] | None:
+        if self.clusters is None:
+            return None
+        return {**asdict(self.clusters), "order": [names[i] for i in self.clusters.order]}
+
+    def _outputs(self, names: Sequence[str]) -> dict[str, Any] | None:
+        if self.outputs is None:
+            return None
+        pairs = [
+            {**asdict(pair), "first": names[pair.first], "second": names[pair.second]}
+            for pair in self.outputs.pairs
+        ]
+        return {**asdict(self.outputs), "pairs": pairs}
 
     def _network(self, number: int) -> dict[str, Any]:
         network, (size, kept) = self.networks[number], self.encoder(number)
@@ -120,8 +142,22 @@ class Study:
         if pairs:
             console.print()
             console.print(table(_PAIR_COLUMNS, pairs))
+        for explained in self.clusters.explained if self.clusters else ():
+            console.print(
+                f"\n{explained.label}: distance {explained.within:.3f} within, "
+                f"{explained.between:.3f} between, p {explained.p:.4f}"
+            )
+        if self.outputs:
+            console.print()
+            console.print(table(_OUTPUT_COLUMNS, self._likeness_rows()))
         if self.out:
             console.print(f"\nwritten: {self.out}", markup=False, soft_wrap=True)
+
+    def _likeness_rows(self) -> list[tuple[Any, ...]]:
+        return [
+            (f"{p.first + 1} · {p.second + 1}", min(p.cka), p.cka[-1], p.same_answers, p.r)
+            for p in (self.outputs.pairs if self.outputs else ())
+        ]
 
 
 def _number(label: str, format: str, unit: str = "") -> Column:
@@ -144,6 +180,13 @@ _PAIR_COLUMNS = (
     _number("Agreement", ".1%", "above chance"),
     _number("z", "+.1f"),
 )
+_OUTPUT_COLUMNS = (
+    Column("Pair"),
+    _number("CKA", ".3f", "lowest layer"),
+    _number("CKA", ".3f", "last layer"),
+    _number("Same answers", ".1%"),
+    _number("r", ".3f", "of numbers"),
+)
 
 
 def _matrix(matrix: Matrix) -> dict[str, Any]:
@@ -162,7 +205,7 @@ def study(settings: StudySettings) -> Study:
         InputError: If one cannot be read, if they are of different architectures, or if the page
             is there already.
     """
-    _check_installed()
+    _check_installed(("torch", "transformers") if settings.text else ())
     out = _free_place(settings)
     networks = open_networks(settings.models)
     console = Console(stderr=True, highlight=False)
@@ -172,7 +215,13 @@ def study(settings: StudySettings) -> Study:
             spectra=settings.spectra,
             before=lambda place: status.update(f"reading masks: {place}"),
         )
-    done = Study(networks, figures, settings.spectra, out)
+        found = None
+        if settings.text:
+            status.update("computing layer outputs")
+            found = outputs([n.path for n in networks], settings.text, settings.texts)
+    labels = labels_of([network.record for network in networks])
+    clusters = cluster(len(networks), figures.overlaps, labels) if len(networks) > 2 else None
+    done = Study(networks, figures, settings.spectra, clusters, found, out)
     if out is not None:
         from prunella.study.page import write_page
 
@@ -180,8 +229,8 @@ def study(settings: StudySettings) -> Study:
     return done
 
 
-def _check_installed() -> None:
-    for package in ("scipy", "jinja2"):
+def _check_installed(more: Sequence[str]) -> None:
+    for package in ("scipy", "jinja2", *more):
         if find_spec(package) is None:
             raise InputError(
                 f"`prunella study` needs the package '{package}', which the base installation "
