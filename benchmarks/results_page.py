@@ -40,6 +40,8 @@ class Page:
     def blocks(self) -> dict[str, Callable[[], plots.Block]]:
         """What can stand in the document, by name."""
         ofa, domain, worth = (self._read(name) for name in ("prune-ofa", "domain", "worth"))
+        adapting, criteria = (self._read(name) for name in ("adapting", "criteria"))
+        every = [ofa, domain, worth, adapting, criteria]
         relative = [(Arm("dense", "fp32"), True)]
         in_points = [(Arm("dense", "fp32"), False), (Arm("adapted-dense", "fp32"), False)]
         return {
@@ -56,8 +58,12 @@ class Page:
             "domain-notes": lambda: tables.notes(domain.matrix),
             "worth-table": lambda: plots.worth_table(worth, self.latency),
             "worth-plot": lambda: plots.worth_plots(worth, self.latency),
-            "upstream": lambda: tables.upstream_table([ofa, domain, worth]),
-            "environment": lambda: tables.environment([ofa, domain, worth]),
+            "adapting-table": lambda: tables.level_table(adapting),
+            "adapting-plot": lambda: plots.level_plots(adapting),
+            "criteria-table": lambda: tables.level_table(criteria),
+            "criteria-plot": lambda: plots.level_plots(criteria),
+            "upstream": lambda: tables.upstream_table(every),
+            "environment": lambda: tables.environment(every),
         }
 
     def files(self) -> dict[Path, str]:

@@ -22,7 +22,7 @@ from benchmarks.experiments.splits import set_aside
 from prunella.checkpoint import PROVENANCE, Checkpoint, machine, open_checkpoint, versions
 from prunella.errors import InputError
 from prunella.packing import pack
-from prunella.settings import EvaluateSettings, PackSettings, QuantizeSettings, TransferSettings
+from prunella.settings import EvaluateSettings, PackSettings, QuantizeSettings
 from prunella.validation import parse_settings, suggestion
 from prunella.verbs import VERBS
 
@@ -109,7 +109,7 @@ class CellRun:
         """Reads all settings and looks for all files, so that nothing fails hours later."""
         if self.teacher:
             self.teacher.check(("fp32",))
-        self._transfer_settings()
+        self._fine_tune_settings()
         if "int8" in weights:
             self._quantize_settings()
         for rows in self.place.rows(self.cell):
@@ -120,7 +120,7 @@ class CellRun:
         """Fine-tunes, after the teacher."""
         if self.teacher:
             self.teacher.transfer()
-        return VERBS["transfer"].function()(self._transfer_settings())
+        return VERBS[self.cell.entry.stage].function()(self._fine_tune_settings())
 
     def records(self, weights: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Any]]]:
         """Runs the cell; yields its results as they come."""
@@ -138,10 +138,11 @@ class CellRun:
             if entry != self.fine_tuned or not but_fine_tuned:
                 shutil.rmtree(entry)
 
-    def _transfer_settings(self) -> TransferSettings:
+    def _fine_tune_settings(self) -> Any:
+        stage = self.cell.entry.stage
         model = str(self.place.start(self.cell).path)
-        values = self._common("transfer") | {"model": model, "out": str(self.fine_tuned)}
-        return parse_settings(TransferSettings, values, f"{self.cell.name}, transfer")
+        values = self._common(stage) | {"model": model, "out": str(self.fine_tuned)}
+        return parse_settings(VERBS[stage].settings, values, f"{self.cell.name}, {stage}")
 
     def _quantize_settings(self) -> QuantizeSettings:
         out = self.folder / f"int8-{self.digest('int8')}"
@@ -190,12 +191,16 @@ class CellRun:
             "steps": sum(stage.metrics["steps"] for stage in stages if "steps" in stage.metrics),
             "tokens": sum(stage.metrics["tokens"] for stage in stages if "tokens" in stage.metrics),
             "seconds": round(sum(stage.provenance["seconds"] for stage in stages), 1),
-            "sizes": {key: packed[key] for key in _SIZES},
+            "sizes": {key: packed[key] for key in _SIZES} | _mask_bytes(stages[0]),
             "machine": _machine(self.place.threads),
             "versions": versions(),
             "commit": _commit(),
             "command": command(cell, self.place),
         }
+
+
+def _mask_bytes(made: Result) -> dict[str, int]:
+    return {key: made.metrics[key] for key in ("mask_bytes",) if key in made.metrics}
 
 
 _SIZES = (

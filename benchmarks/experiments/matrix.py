@@ -21,7 +21,11 @@ FOLDER = Path(__file__).parent
 TASKS = "tasks.yaml"
 
 Weights = Literal["fp32", "int8"]
-Family = Literal["dense", "sparse", "gmp", "one-shot", "fewer-layers", "narrower"]
+Family = Literal[
+    "dense", "sparse", "gmp", "one-shot", "fewer-layers", "narrower", "frozen", "trained"
+]
+# Stages that a cell begins with; which one, the model's entry says.
+FIRST_STAGES = ("transfer", "mask")
 
 
 class TaskEntry(Settings):
@@ -48,12 +52,14 @@ class TaskEntry(Settings):
 
 
 class Layer(Settings):
-    """Settings of the two training stages; later layers win."""
+    """Settings of the training stages; later layers win."""
 
     transfer: dict[str, Any] = Field(default_factory=dict)
     """Settings of `transfer`."""
     quantize: dict[str, Any] = Field(default_factory=dict)
     """Settings of `quantize`."""
+    mask: dict[str, Any] = Field(default_factory=dict)
+    """Settings of `mask`."""
 
 
 class ModelEntry(Layer):
@@ -71,6 +77,13 @@ class ModelEntry(Layer):
     """Share of zeros in the encoder's matrices, as planned."""
     tasks: dict[str, Layer] = Field(default_factory=dict)
     """Settings of this model on some tasks."""
+    stage: Literal["transfer", "mask"] = "transfer"
+    """What makes a task's model of the checkpoint."""
+    levels: str | None = None
+    """STAGE.KEY that takes the levels of the matrix's `kept`, or 1 - kept if it is a sparsity; each
+    level makes a model of its own."""
+    method: str | None = None
+    """Title of the row that such models share."""
 
 
 class MatrixFile(Layer):
@@ -84,6 +97,8 @@ class MatrixFile(Layer):
     """Forms of the finished model."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of a reported figure."""
+    kept: tuple[float, ...] = ()
+    """Shares of the weights to keep, for models with levels."""
     tasks: dict[str, Layer]
     """Tasks in the order they are run, cheap ones first, and their settings."""
     models: dict[str, ModelEntry]
@@ -115,7 +130,7 @@ class Cell:
 
     def settings_hash(self, weights: Weights) -> str:
         """Of all settings that decide the result; a result with another one is out of date."""
-        stages = {"transfer": self.stages["transfer"]}
+        stages = {self.entry.stage: self.stages[self.entry.stage]}
         if weights == "int8":
             stages["quantize"] = self.stages["quantize"]
         said = {"stages": stages, "start": self.entry.start, "teacher": self.teacher_hash}
@@ -132,6 +147,7 @@ class Matrix:
     about: str
     weights: tuple[Weights, ...]
     seeds: tuple[int, ...]
+    kept: tuple[float, ...]
     tasks: Mapping[str, TaskEntry]
     models: Mapping[str, ModelEntry]
     _files: Mapping[str, MatrixFile]
@@ -149,7 +165,7 @@ class Matrix:
         file, entry = self._files[owner], self.models[model]
         layers: dict[str, dict[str, Any]] = {}
         stages: dict[str, dict[str, Any]] = {}
-        for stage in ("transfer", "quantize"):
+        for stage in (*FIRST_STAGES, "quantize"):
             beyond: dict[str, Any] = {}
             for layer in (file.tasks.get(task), entry, entry.tasks.get(task)):
                 beyond = joined(beyond, getattr(layer, stage) if layer else {})
@@ -214,7 +230,7 @@ def load_matrix(name: str, folder: Path = FOLDER) -> Matrix:
     """
     file = _read(name, folder)
     base = _read(file.extends, folder) if file.extends else None
-    if base and (file.transfer or file.quantize or any(_layers(file))):
+    if base and (file.transfer or file.quantize or file.mask or any(_layers(file))):
         raise InputError(
             f"{name}.yaml: extends {file.extends}, so the settings of stages and tasks stand "
             "there; only models may have their own here"
@@ -233,7 +249,9 @@ def load_matrix(name: str, folder: Path = FOLDER) -> Matrix:
                 f"{name}.yaml: {model}: no teacher '{entry.teacher}'; "
                 f"{suggestion(entry.teacher, list(models))}"
             )
-    return Matrix(name, file.about, file.weights, file.seeds, tasks, models, files, owners)
+    return Matrix(
+        name, file.about, file.weights, file.seeds, file.kept, tasks, models, files, owners
+    )
 
 
 def joined(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +266,11 @@ def joined(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(file: MatrixFile) -> list[dict[str, Any]]:
-    return [stage for layer in file.tasks.values() for stage in (layer.transfer, layer.quantize)]
+    return [
+        stage
+        for layer in file.tasks.values()
+        for stage in (layer.transfer, layer.quantize, layer.mask)
+    ]
 
 
 def _read(name: str, folder: Path) -> MatrixFile:
@@ -258,7 +280,29 @@ def _read(name: str, folder: Path) -> MatrixFile:
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     raw.pop("common", None)  # what the file's own anchors stand on
     raw["tasks"] = {task: layer or {} for task, layer in raw["tasks"].items()}
-    return parse_settings(MatrixFile, raw, path.name)
+    file = parse_settings(MatrixFile, raw, path.name)
+    models: dict[str, ModelEntry] = {}
+    for model, entry in file.models.items():
+        models |= _at_levels(model, entry, file.kept) if entry.levels else {model: entry}
+    return file.model_copy(update={"models": models})
+
+
+def _at_levels(model: str, entry: ModelEntry, levels: Sequence[float]) -> dict[str, ModelEntry]:
+    """A model for each share of the weights that is kept: NAME-PERCENT."""
+    stage, *path = str(entry.levels).split(".")
+    found = {}
+    for kept in levels:
+        value: Any = round(1 - kept, 6) if path[-1] == "sparsity" else kept
+        for key in reversed(path):
+            value = {key: value}
+        changes = {
+            "title": f"{entry.title}, {100 * kept:g} % kept",
+            "method": entry.title,
+            "sparsity": round(1 - kept, 6),
+            stage: joined(getattr(entry, stage), value),
+        }
+        found[f"{model}-{100 * kept:g}"] = entry.model_copy(update=changes)
+    return found
 
 
 def _task(name: str, known: Mapping[str, Any], matrix: str) -> TaskEntry:

@@ -63,6 +63,24 @@ def sparsity_plot(study: Study) -> Block:
     return _shown({"results-sparsity.svg": _Drawing(svg, told, points)})
 
 
+def level_plots(study: Study) -> Block:
+    """Quality against the weights kept, a picture a task: a line a method."""
+    drawn: dict[str, _Drawing] = {}
+    for task, entry in study.matrix.tasks.items():
+        points = []
+        for model, described in study.matrix.models.items():
+            spread = study.scores.spread(Arm(model, "fp32"), task)
+            if described.method and spread:
+                kept = 100 * (1 - described.sparsity)
+                point = {"label": "", "family": described.method, "kept": kept}
+                points.append(point | _interval(spread))
+        if points:
+            svg = quality_against(points, _KEPT, title=entry.title, legend_inside=True, size=_WIDE)
+            told = f"{entry.title}: quality against the weights kept. Bars: one standard deviation."
+            drawn[f"results-{study.matrix.name}-{task}.svg"] = _Drawing(svg, told, points)
+    return _shown(drawn) if drawn else NOT_YET
+
+
 def _lines(family: str, weights: str) -> tuple[str, ...]:
     """The lines of the first plot that an arm is on."""
     if family == "dense":

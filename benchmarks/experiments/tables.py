@@ -75,6 +75,32 @@ def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm
     return "\n".join([*lines, "", source(study)])
 
 
+def level_table(study: Study) -> str:
+    """For each task a table: a row a method, a column a share of the weights that is kept."""
+    found = [part for task in study.matrix.tasks for part in _levels(study, task)]
+    return "\n".join([*found, source(study)]) if found else NOT_YET
+
+
+def _levels(study: Study, task: str) -> list[str]:
+    matrix, scores = study.matrix, study.scores
+    methods: dict[str, dict[float, Spread | None]] = {}
+    for model, entry in matrix.models.items():
+        if entry.method:
+            level = methods.setdefault(entry.method, {})
+            level[round(1 - entry.sparsity, 6)] = scores.spread(Arm(model, "fp32"), task)
+    known = {m: levels for m, levels in methods.items() if any(levels.values())}
+    if not known:
+        return []
+    lines = head([_title(study, task), *(f"{100 * kept:g} % kept" for kept in matrix.kept)])
+    for model, entry in matrix.models.items():
+        if not entry.method:
+            whole = cell(scores.spread(Arm(model, "fp32"), task), study.seeds)
+            lines.append(row([f"{entry.title}: {whole}", *[""] * len(matrix.kept)]))
+    for method, levels in known.items():
+        lines.append(row([method, *(cell(levels.get(k), study.seeds) for k in matrix.kept)]))
+    return [*lines, ""]
+
+
 def further_table(study: Study) -> str:
     """The other official metrics of tasks that have several."""
     columns = [(t, metric) for t, entry in study.matrix.tasks.items() for metric in entry.further]

@@ -9,8 +9,9 @@ import yaml
 
 from benchmarks.experiments.matrix import Cell, Matrix, joined, load_matrix, names
 from prunella.errors import InputError
-from prunella.settings import QuantizeSettings, TransferSettings
+from prunella.settings import QuantizeSettings
 from prunella.validation import parse_settings
+from prunella.verbs import VERBS
 
 TASKS = {"rte": {"title": "RTE", "train": "train.jsonl", "reported": "dev.jsonl"}}
 TASKS["sst2"] = {**TASKS["rte"], "title": "SST-2"}
@@ -51,10 +52,31 @@ def test_every_cell_of_the_shipped_matrices_has_valid_settings(name: str) -> Non
     for each in matrix.cells([0]):
         teacher = matrix.teacher_of(each)
         more = {**paths, "teacher": "t"} if teacher else paths
-        parse_settings(TransferSettings, {**each.stages["transfer"], **more}, each.name)
+        stage = each.entry.stage
+        parse_settings(VERBS[stage].settings, {**each.stages[stage], **more}, each.name)
         if "int8" in matrix.weights:
             parse_settings(QuantizeSettings, {**each.stages["quantize"], **more}, each.name)
         assert teacher is None or teacher.entry.teacher is None, "teachers are not taught"
+
+
+def test_levels_make_a_model_each(tmp_path: Path) -> None:
+    at = {"title": "X", "family": "frozen", "start": "dense", "teacher": "dense"}
+    models = {
+        "dense": BASE["models"]["dense"],
+        "x": {**at, "stage": "mask", "levels": "mask.kept", "mask": {"method": "abp"}},
+        "y": {**at, "levels": "transfer.prune.sparsity", "transfer": {"prune": {"score": "l0"}}},
+    }
+    layered = {**BASE, "kept": [0.5, 0.001], "mask": {"epochs": 2}, "models": models}
+    matrix = load_matrix("base", written(tmp_path, layered))
+    assert list(matrix.models) == ["dense", "x-50", "x-0.1", "y-50", "y-0.1"]
+    masked = cell(matrix, "x-0.1/sst2/0")
+    assert masked.stages["mask"] == {"epochs": 2, "method": "abp", "kept": 0.001}
+    assert (masked.entry.method, masked.entry.sparsity) == ("X", 0.999)
+    assert masked.entry.title == "X, 0.1 % kept"
+    pruned = cell(matrix, "y-0.1/sst2/0")
+    assert pruned.stages["transfer"]["prune"] == {"score": "l0", "sparsity": 0.999}
+    hashes = {c.settings_hash("fp32") for c in matrix.cells([0])}
+    assert len(hashes) == len(matrix.cells([0]))
 
 
 def test_the_first_seed_of_every_cell_comes_first(tmp_path: Path) -> None:

@@ -138,3 +138,25 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     write = tmp_path / "results" / "experiments" / "prune-ofa" / "dense" / "rte-seed2-int8.json"
     write_record(write, record(Arm("dense", "int8"), "rte", 2, 0.9))
     assert {p.name for p in Page(document, results).stale()} >= {"results.md", "results-ms.svg"}
+
+
+def test_methods_by_what_they_keep(tmp_path: Path) -> None:
+    empty = tables.read_study("adapting", tmp_path, FOLDER)
+    assert tables.level_table(empty) == plots.level_plots(empty) == tables.NOT_YET
+    matrix = load_matrix("adapting")
+    values = {"dense": (0.8, 0.9), "smp-50": (0.7, 0.8), "magnitude-0.1": (0.5,)}
+    for model, scores in values.items():
+        for seed, value in enumerate(scores):
+            written = record(Arm(model, "fp32"), "stsb", seed, value)
+            path = record_path(tmp_path, Mode(), matrix.cell(model, "stsb", seed), "fp32")
+            write_record(path, written)
+    study = tables.read_study("adapting", tmp_path, FOLDER)
+    lines = tables.level_table(study).splitlines()
+    assert lines[0].startswith("| STS-B") and lines[0].endswith("1 % kept | 0.1 % kept |")
+    assert lines[2].startswith("| dense fine-tuning: 85.00 ± 7.07 (2) |")
+    assert lines[3] == "| SMP, frozen | – | 75.00 ± 7.07 (2) | – | – | – | – | – |"
+    assert lines[4] == "| magnitude (GMP), trained | – | – | – | – | – | – | 50.00 (1) |"
+    assert "SST-2" not in "".join(lines)
+    block = plots.level_plots(study)
+    assert isinstance(block, tuple)
+    assert list(block[1]) == ["results-adapting-stsb.svg"]

@@ -219,7 +219,7 @@ def test_the_command_line_explains_what_is_wrong(
     ]
     for more, message in (
         (["--set", "transfer.epochs=1"], "--set tries settings, so it goes with --tune LABEL"),
-        (["--tune", "x", "--set", "epochs=1"], "expected transfer.KEY=VALUE or quantize.KEY=VALUE"),
+        (["--tune", "x", "--set", "epochs=1"], "expected STAGE.KEY=VALUE; stages"),
         (["--seeds", "a"], "--seeds a: expected whole numbers"),
         (["--work", str(tmp_path)], "nowhere: no such folder"),
     ):
