@@ -33,6 +33,7 @@ class Page:
         matrices: Path = FOLDER,
     ) -> None:
         self.document = document
+        self.results = results
         self.latency = plots.read_latency(results)
         self._read = lambda name: tables.read_study(name, results, matrices)
 
@@ -60,6 +61,7 @@ class Page:
             "worth-plot": lambda: plots.worth_plots(worth, self.latency),
             "adapting-table": lambda: tables.level_table(adapting),
             "adapting-plot": lambda: plots.level_plots(adapting),
+            "mask-ablation": lambda: tables.ablation_table(self.results),
             "criteria-table": lambda: tables.level_table(criteria),
             "criteria-plot": lambda: plots.level_plots(criteria),
             "upstream": lambda: tables.upstream_table(every),

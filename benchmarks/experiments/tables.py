@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,28 @@ def _levels(study: Study, task: str) -> list[str]:
     for method, levels in known.items():
         lines.append(row([method, *(cell(levels.get(k), study.seeds) for k in matrix.kept)]))
     return [*lines, ""]
+
+
+def ablation_table(results: Path) -> str:
+    """Learned masks changed in one way each: a row a change, a column a model."""
+    path = results / "mask-ablation.json"
+    if not path.exists():
+        return NOT_YET
+    document = json.loads(path.read_text(encoding="utf-8"))
+    models = document["models"]
+    heads = [
+        f"{m['method'].upper()}, {100 * m['kept']:.3g} % kept"
+        f"{'' if m['recovery'] else ', none may return'}"
+        for m in models
+    ]
+    lines = head([f"{_SHORT.get(models[0]['metric'], models[0]['metric'])}", *heads])
+    for name in dict.fromkeys(r["mask"] for m in models for r in m["rows"]):
+        values = [[100 * r["score"] for r in m["rows"] if r["mask"] == name] for m in models]
+        lines.append(row([name, *(cell(Spread.of(found)) for found in values)]))
+    back = [MISSING if m["recovered"] is None else f"{m['recovered']:.1%}" for m in models]
+    lines.append(row(["kept weights that had been removed before", *back]))
+    said = f"One learned mask each; the changes over three draws. `{document['command']}`"
+    return "\n".join([*lines, "", said])
 
 
 def further_table(study: Study) -> str:

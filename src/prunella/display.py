@@ -403,7 +403,9 @@ def _headline(result: Any) -> str:
 def _figure(name: str, value: Any) -> str:
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
-    return f"{100 * value:.2f} %" if name.endswith((*_SHARES, "kept")) else f"{value:.4f}"
+    return (
+        f"{100 * value:.2f} %" if name.endswith((*_SHARES, "kept", "recovered")) else f"{value:.4f}"
+    )
 
 
 def _difference(name: str, value: float) -> str:

@@ -216,3 +216,15 @@ def test_first_scores_depend_on_the_seed_alone() -> None:
     torch.manual_seed(2)
     assert torch.equal(LearnedMasks(weight, METHODS["abp"], 3).scores[NAME], first)
     assert not torch.equal(LearnedMasks(weight, METHODS["abp"], 4).scores[NAME], first)
+
+
+def test_what_came_back_is_counted_and_survives_a_restart() -> None:
+    masks = one(Method(rate=1.0, spread=1.0), [[1.0, 2.0, 3.0, 4.0]])
+    masks.choose({NAME: torch.tensor([[True, False, False, True]])})
+    assert masks.recovered() == 0
+    masks.choose({NAME: torch.tensor([[True, True, False, True]])})
+    assert masks.recovered() == pytest.approx(1 / 3)
+    again = one(Method(rate=1.0, spread=1.0), [[1.0, 2.0, 3.0, 4.0]])
+    again.load_state_dict({name: t.clone() for name, t in masks.state_dict().items()})
+    again.choose({NAME: masks.kept(NAME)})
+    assert again.recovered() == pytest.approx(1 / 3)

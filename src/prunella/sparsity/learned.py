@@ -79,6 +79,9 @@ class LearnedMasks:
         self.learning = True
         self.weights = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.thresholds = dict.fromkeys(self.parameters, -inf)
+        self.left = {
+            name: torch.zeros_like(w, dtype=torch.bool) for name, w in self.weights.items()
+        }
         generator = torch.Generator().manual_seed(seed)
         self.scores = {
             name: nn.Parameter(_first_scores(weight, method, generator))
@@ -102,6 +105,12 @@ class LearnedMasks:
         total = sum(n for _, n in counts)
         return 1 - sum(kept for kept, _ in counts) / total if total else 0.0
 
+    def recovered(self) -> float:
+        """Share of the kept weights that were removed at some time, and came back."""
+        kept = sum(found for found, _ in self.counts().values())
+        back = sum(int((self.left[name] & self.kept(name)).sum()) for name in self.parameters)
+        return back / kept if kept else 0.0
+
     def optimizer(self, others: Sequence[nn.Parameter], rate: float, decay: float) -> Any:
         """AdamW over the scores, and over other parameters at a rate and decay of their own.
 
@@ -109,6 +118,7 @@ class LearnedMasks:
         """
         for name, parameter in self.parameters.items():  # a trainer moves the model late
             self.weights[name] = self.weights[name].to(parameter.device)
+            self.left[name] = self.left[name].to(parameter.device)
             self.scores[name].data = self.scores[name].data.to(parameter.device)
         found = torch.optim.AdamW(
             [
@@ -152,6 +162,7 @@ class LearnedMasks:
             if not self.recovery:
                 scores.masked_fill_(~kept, _NEVER)
             weight = self.weights[name]
+            self.left[name] |= ~kept
             torch.where(kept, weight, weight.new_zeros(()), out=self.parameters[name].data)
 
     def cut(self, threshold: float) -> None:
@@ -166,17 +177,19 @@ class LearnedMasks:
         """Nothing: the optimiser does not touch the weights."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Scores and thresholds; the masks are in the weights."""
+        """Scores, thresholds and what was ever removed; the masks are in the weights."""
         thresholds = {
             f"{name}|threshold": torch.tensor(value, dtype=torch.float64)
             for name, value in self.thresholds.items()
         }
-        return {name: scores.detach() for name, scores in self.scores.items()} | thresholds
+        left = {f"{name}|left": left for name, left in self.left.items()}
+        return {name: scores.detach() for name, scores in self.scores.items()} | thresholds | left
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, scores in self.scores.items():
             scores.data.copy_(state[name])
             self.thresholds[name] = state[f"{name}|threshold"].item()
+            self.left[name].copy_(state[f"{name}|left"])
 
 
 def _first_scores(weight: Tensor, method: Method, generator: torch.Generator) -> Tensor:

@@ -87,7 +87,8 @@ def _mask(
         optimizer=lambda: masks.optimizer(trained, settings.learning_rate, settings.weight_decay),
     )
     figures = validation_figures(model, task, uses_bf16(settings.precision))
-    figures |= {"kept": 1 - masks.total_sparsity(), **summary_figures(summary)}
+    figures |= {"kept": 1 - masks.total_sparsity(), "recovered": masks.recovered()}
+    figures |= summary_figures(summary)
     scheduled = settings.drift is None and method.threshold is None
     record = task_record(task, settings)
 
