@@ -14,12 +14,13 @@ from benchmarks.bf16 import bf16
 from benchmarks.bucketing import bucketing
 from benchmarks.cached_teacher import cached_teacher
 from benchmarks.common import Figure, Options, run, write_result
+from benchmarks.mask_step import mask_step
 from benchmarks.memory import memory
 from benchmarks.pruning_step import pruning_step
 from benchmarks.relay import call
 from benchmarks.workloads import prepare
 
-_ALL = (pruning_step, cached_teacher, bf16, bucketing, memory)
+_ALL = (pruning_step, cached_teacher, mask_step, bf16, bucketing, memory)
 
 
 def everything(options: Options) -> list[Figure]:

@@ -18,7 +18,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/format.md", "docs/engine.md")
 _BLOCK = re.compile(r"<!-- results:([\w-]+) -->\n.*?<!-- /results -->", re.DOTALL)
 _MB = 1e6
-_SPEED_PARTS = ("pruning-step", "cached-teacher", "bf16", "bucketing", "memory")
+_SPEED_PARTS = ("pruning-step", "cached-teacher", "mask-step", "bf16", "bucketing", "memory")
 
 
 def filled(text: str) -> str:
@@ -72,7 +72,7 @@ def _speed(document: dict[str, Any]) -> str:
     """
     parts = [json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in _SPEED_PARTS]
     newest = {row["what"]: row for part in parts for row in part["rows"]}
-    rows = [newest.get(row["what"], row) for row in document["rows"]]
+    rows = [newest.pop(row["what"], row) for row in document["rows"]] + list(newest.values())
     lines = ["| what | measured | spread | aim |", "|---|---|---|---|"]
     lines += [
         f"| {row['what']} | {row['value']} | {row['spread']} | {row['aim']} |" for row in rows

@@ -28,9 +28,12 @@ from prunella.models import (
     takes_token_types,
 )
 from prunella.settings import DistillationSettings, PruneSettings, TransferSettings
-from prunella.sparsity.gradual import GradualPruning, resolve_schedule
+from prunella.sparsity.gradual import make_pruning, targets_to_prune
+from prunella.sparsity.learned import METHODS, LearnedMasks
+from prunella.sparsity.learning import ScheduledMasks
 from prunella.sparsity.masks import Masks
-from prunella.sparsity.schedules import linear_factor
+from prunella.sparsity.pruning import Pruning
+from prunella.sparsity.schedules import PruningSchedule, linear_factor
 from prunella.sparsity.targets import find_targets, pruned_parameters
 from prunella.stages.common import eval_mode
 from prunella.stages.text import open_text
@@ -127,15 +130,10 @@ def mlm_run(
     )
     clocks: dict[str, list[float]] = {}
     if pruned:
-        masks = Masks.of_zeros(pruned_parameters(model, find_targets(model)))
-        schedule = resolve_schedule(settings, settings.steps, masks.total_sparsity())
-        update = GradualPruning(masks, schedule, settings.score, settings.scope)
-        choose = _clocked(update, "choice", clocks)
-        plan = replace(
-            plan,
-            masks=masks,
-            update=lambda step: choose(step) if schedule.updates_at(step) else None,
-        )
+        targets = targets_to_prune(model, settings)
+        masks = Masks.of_zeros(pruned_parameters(model, targets))
+        pruning = make_pruning(model, masks, targets, settings, steps=settings.steps, seed=0)
+        plan = replace(plan, masks=masks, update=_Clocked(pruning, clocks))
         for name in ("zero_weights", "zero_gradients"):
             setattr(masks, name, _clocked(getattr(masks, name), name, clocks))
     return Run(model, plan, settings, clocks)
@@ -150,8 +148,12 @@ def task_run(
     bucket: bool = True,
     signals: DistillationSettings = NO_SIGNAL,
     cached: bool = True,
+    masked: bool = False,
 ) -> Run:
-    """Fine-tuning on labelled rows, with or without a teacher: the model itself."""
+    """Fine-tuning on labelled rows, with or without a teacher: the model itself.
+
+    With `masked` its weights stay, and masks learn; half of the weights are to be kept.
+    """
     settings = TransferSettings(
         model=str(source(options).path),
         out=str(options.folder / "out"),
@@ -182,7 +184,28 @@ def task_run(
         folder=folder,
         log=_log(folder),
     )
+    if masked:
+        plan = _learning(model, plan, settings)
     return Run(model, plan, settings)
+
+
+def _learning(model: Any, plan: Plan, settings: TransferSettings) -> Plan:
+    """The plan with masks that learn, as the stage `mask` makes it."""
+    parameters = pruned_parameters(model, find_targets(model))
+    masks = LearnedMasks(parameters, METHODS["smp"], settings.seed)
+    trained = []
+    for name, parameter in model.named_parameters():
+        if not name.startswith(f"{model.base_model_prefix}."):
+            trained.append(parameter)
+        elif name not in parameters:
+            parameter.requires_grad_(False)
+    schedule = PruningSchedule(0.0, 0.5, 0, 500, 600, 1000, 5)
+    return replace(
+        plan,
+        masks=masks,
+        update=ScheduledMasks(masks, schedule),
+        optimizer=lambda: masks.optimizer(trained, settings.learning_rate, settings.weight_decay),
+    )
 
 
 def _task_loss(
@@ -230,6 +253,20 @@ def _phrases(random: np.random.Generator) -> Iterator[str]:
         length = int(np.interp(random.random() * 10, range(11), _SST2_WORDS))
         begin = int(random.integers(len(words) - length))
         yield " ".join(words[begin : begin + length])
+
+
+class _Clocked(Pruning):
+    """Pruning whose choices of masks are clocked."""
+
+    def __init__(self, pruning: Pruning, clocks: dict[str, list[float]]) -> None:
+        self.__dict__.update(pruning.__dict__)
+        self._clocks = clocks
+
+    def __call__(self, step: int) -> None:
+        begun = time.perf_counter()
+        super().__call__(step)
+        if self.schedule.updates_at(step):
+            self._clocks.setdefault("choice", []).append(time.perf_counter() - begun)
 
 
 def _clocked(

@@ -17,6 +17,7 @@ _SMALL = {
     "adapt": "--steps 4 --length 16 --batch-tokens 256 --precision fp32 --threads 1 --cache cache",
     "transfer": "--steps 4 --precision fp32 --threads 1",
     "quantize": "--steps 4 --precision fp32 --threads 1",
+    "mask": "--steps 4 --precision fp32 --threads 1",
     "bench": "--engines prunella --shapes 1x4 --threads 1 --seconds 0.01",
 }
 SECTIONS = ("With your own model", "Run it")
@@ -61,10 +62,13 @@ def test_the_commands_of_the_readme_run(
         "pack",
         "predict",
         "bench",
+        "mask",
+        "study",
     }
     for command in found:
-        small = _SMALL.get(command[0], "").split()
-        length = ["--max-length", "32"] if command[0] in ("transfer", "quantize") else []
+        verb = " ".join(command[:2]) if command[1] == "apply" else command[0]
+        small = _SMALL.get(verb, "").split()
+        length = ["--max-length", "32"] if verb in ("transfer", "quantize", "mask") else []
         assert main([*command, *small, *length]) == 0, command
     assert (tmp_path / "task.prn").stat().st_size > 0
     rows = (tmp_path / "dev.jsonl").read_text(encoding="utf-8").splitlines()
@@ -76,7 +80,8 @@ def test_the_commands_of_the_readme_run(
 def test_every_link_leads_somewhere() -> None:
     documents = [README, README.parent / "CONTRIBUTING.md", *README.parent.glob("docs/*.md")]
     for document in documents:
-        links = re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8"))
+        prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+        links = re.findall(r"\]\(([^)#]+)\)", prose)
         for link in links:
             if not link.startswith("http"):
                 assert (document.parent / link).exists(), f"{document.name}: {link}"
