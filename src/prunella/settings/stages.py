@@ -185,6 +185,8 @@ class MaskSettings(FineTuneSettings):
     """Weight of the mean sigmoid of the scores in the loss; by default the method's: 400 for smp, or 0."""
     scope: Literal["uniform", "role", "global"] | None = None
     """uniform: each matrix keeps the share; role: the layers' matrices of one role do together; global: all do together. By default the method's."""
+    head_start: Annotated[float, Field(ge=0)] | None = None
+    """How many steps of learning the first score of a matrix's largest weight lies above that of its smallest; by default 100, or 0 for zhao. As published it is 0: the first removals then fall on weights of any size."""
     recovery: bool = True
     """Let removed connections come back."""
     growth_end: Annotated[float, Field(gt=0)] = 0.5
@@ -219,6 +221,7 @@ _PAPER: Mapping[str, Any] = {
     "method": "abp",
     "drift": 2e-7,
     "mask_learning_rate": 2e-5,
+    "head_start": 0.0,
     "learning_rate": 2e-5,
     "batch_size": 8,
     "epochs": 3.0,

@@ -119,6 +119,7 @@ def method_of(settings: MaskSettings) -> Method:
         "rate": settings.mask_learning_rate,
         "regularizer": settings.regularizer,
         "scope": settings.scope,
+        "head_start": settings.head_start,
     }
     given = {name: value for name, value in changes.items() if value is not None}
     return replace(METHODS[settings.method], **given)
