@@ -47,7 +47,7 @@ class Method:
     head_start: float = 0.0
 
 
-# Without it the first removals fall on weights of any size, before the scores have learned anything,
+# Without it the first removals fall on weights of any size, before the scores have learned much,
 # and the model hardly recovers from them.
 _HEAD_START = 100.0
 

@@ -163,7 +163,7 @@ def _units(text: str, model: nn.Module, targets: Sequence[Target]) -> Units:
     roles = pattern_roles(text)
     layers: dict[str, dict[str, Target]] = {}
     for target in targets:
-        if target.role in roles and target.layer is not None:
+        if target.role and target.role in roles and target.layer is not None:
             layers.setdefault(f"layer {target.layer}", {})[target.role] = target
     for layer, members in layers.items():
         missing = [role for role in roles if role not in members]

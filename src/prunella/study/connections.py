@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from prunella.study.about import About
 
@@ -114,5 +115,5 @@ def connections(layer: Mapping[str, Margins], heads: int | None) -> Connections 
     )
 
 
-def _count(flags: np.ndarray) -> int:
+def _count(flags: npt.ArrayLike) -> int:
     return int(np.count_nonzero(flags))

@@ -152,7 +152,7 @@ def _compute(checkpoint: Any, batches: Sequence[Any]) -> _Computed:
 
     disable_progress_bar()  # there is one for the whole study
     classifies = task_head(checkpoint) == "SequenceClassification"
-    model = load_finished(checkpoint) if classifies else load_encoder(checkpoint).eval()
+    model: Any = load_finished(checkpoint) if classifies else load_encoder(checkpoint).eval()
     layers: list[list[Tensor]] = []
     logits: list[Tensor] = []
     with torch.inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,12 +77,12 @@ def _largest_two(mask: np.ndarray) -> tuple[float, float]:
 
     # Lanczos needs a beginning; one of its own choice would differ from run to run.
     start = np.random.default_rng(0).standard_normal(min(mask.shape)).astype(np.float32)
-    values = svds(
+    found: Any = svds(
         csr_array(mask, dtype=np.float32),
         k=2,
-        tol=_TOLERANCE,
+        tol=_TOLERANCE,  # type: ignore[arg-type]
         v0=start,
         return_singular_vectors=False,
     )
-    second, first = sorted(float(value) for value in values)
+    second, first = sorted(float(value) for value in found)
     return first, second
