@@ -108,7 +108,7 @@ def upstream(place: Place, model: str, *more: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("score", ["movement", "obert", "wanda", "l0"])
+@pytest.mark.parametrize("score", ["abp", "obert", "wanda", "l0"])
 def test_killed_and_resumed_to_the_same_bits(
     place: Place, tiny_checkpoint: Make, score: str
 ) -> None:

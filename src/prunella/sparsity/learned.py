@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from prunella.sparsity.scale import ranks
+
 # The score of a weight that must not be kept; finite, as the optimiser multiplies it by 0.
 _NEVER = -1e30
 
@@ -211,16 +213,8 @@ def _first_scores(weight: Tensor, method: Method, generator: torch.Generator) ->
     if method.spread:
         scores.normal_(method.initial, method.spread, generator=generator)
     if method.head_start:
-        scores += method.head_start * method.rate * (_rank(weight.abs().cpu()) - 0.5)
+        scores += method.head_start * method.rate * (ranks(weight.abs().cpu()) - 0.5)
     return scores.to(weight.device).masked_fill_(weight == 0, _NEVER)
-
-
-def _rank(values: Tensor) -> Tensor:
-    """Ranks from 0, the lowest, to 1."""
-    flat = values.reshape(-1)
-    ranks = torch.empty(flat.numel())
-    ranks[flat.argsort(stable=True)] = torch.linspace(0, 1, flat.numel())
-    return ranks.view(values.shape)
 
 
 def _slope(sigmoid: Tensor) -> Tensor:

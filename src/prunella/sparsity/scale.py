@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 _DECAY = 0.99
@@ -22,3 +23,11 @@ def without_scale(state: dict[str, Tensor], name: str, gradient: Tensor) -> Tens
     state[steps] += 1
     mean = state[square] / (1 - _DECAY ** state[steps])  # as Adam takes off the bias to 0
     return gradient / mean.sqrt().clamp_min(1e-30)
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Ranks from 0, the lowest, to 1; of equal ones the first is lower. float32, same shape."""
+    flat = values.reshape(-1)
+    found = torch.empty(flat.numel(), device=values.device)
+    found[flat.argsort(stable=True)] = torch.linspace(0, 1, flat.numel(), device=values.device)
+    return found.view(values.shape)

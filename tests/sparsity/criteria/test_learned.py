@@ -167,3 +167,59 @@ def test_the_state_of_a_pruning_survives(name: str) -> None:
             one_step(each, step, inputs[step - 1], gradients[step - 1])
     assert torch.equal(run.masks.parameters[NAME], other.masks.parameters[NAME])
     assert run.masks.total_sparsity() == 0.5
+
+
+@pytest.mark.parametrize("name", ["smp", "abp"])
+def test_first_scores_follow_the_size_of_weights(name: str) -> None:
+    scores = criterion(name, [[0.1, -3.0, 0.2, 1.0]], rate=0.01, head_start=30)
+    scores.see_gradient(NAME, torch.zeros(1, 4))
+    wanted = torch.tensor([[-0.15, 0.15, -0.05, 0.05]])  # 30 steps of 0.01 from end to end
+    torch.testing.assert_close(scores.score(NAME), wanted)
+
+
+def test_smp_by_hand() -> None:
+    scores = criterion("smp", [[1.0, 2.0]], rate=0.1, pressure=0.5, head_start=0)
+    scores.see_gradient(NAME, torch.tensor([[3.0, -2.0]]))
+    # w * g = (3, -4), of root mean square sqrt(12.5); sigmoid'(0) = 1/4.
+    scale = math.sqrt(12.5)
+    wanted = torch.tensor([[-0.1 * (3 / scale + 0.125), 0.1 * (4 / scale - 0.125)]])
+    torch.testing.assert_close(scores.score(NAME), wanted)
+
+
+def test_abp_learns_fastest_at_the_threshold() -> None:
+    run = pruning(
+        "abp",
+        [[1.0, 2.0, 3.0, 4.0]],
+        PruningSchedule(0, 0.5, 0, 1, 1, 4, 1),
+        rate=1.0,
+        head_start=6,
+    )
+    run.criterion.see_gradient(NAME, torch.zeros(1, 4))
+    run(1)
+    assert run.masks.kept(NAME).tolist() == [[False, False, True, True]]
+    before = run.criterion.score(NAME).clone()  # -3, -1, 1, 3; the threshold is 1
+    slope = torch.ones(1, 4)
+    run.masks.move({NAME: torch.ones(1, 4, dtype=torch.bool)})
+    run.criterion.state[f"{NAME}|square"] = torch.tensor(0.0)
+    run.criterion.state[f"{NAME}|steps"] = torch.tensor(0.0)
+    run.criterion.see_gradient(NAME, slope / torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    moved = before - run.criterion.score(NAME)
+    soft = (before - 1).sigmoid()
+    torch.testing.assert_close(moved, 4 * soft * (1 - soft), rtol=0.05, atol=0.02)
+    assert moved.argmax().item() == 2
+
+
+@pytest.mark.parametrize("name", ["smp", "abp", "soft_movement"])
+def test_scores_learn_what_matters(name: str) -> None:
+    """Outputs need the first half of the inputs only, whose weights are the smaller ones."""
+    torch.manual_seed(0)
+    weight = torch.tensor([[0.4, 0.4, 0.4, 0.4, 0.6, 0.6, 0.6, 0.6]])
+    run = pruning(name, weight, PruningSchedule(0, 0.5, 0, 200, 200, 200, 200))
+    parameter = run.masks.parameters[NAME]
+    for step in range(1, 201):
+        inputs = torch.randn(32, 8)
+        parameter.grad = None
+        ((run.model(inputs) - inputs[:, :4].sum(1, keepdim=True)) ** 2).mean().backward()
+        run.after_backward(step)
+        run(step)
+    assert run.masks.kept(NAME).tolist() == [[True] * 4 + [False] * 4]
