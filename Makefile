@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	$(BIN)/prunella demo
 
 test: $(INSTALLED)-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 # The native engine's tests, with sanitizers for memory, undefined behaviour and races: minutes, and needs GCC.
 sanitize: $(INSTALLED)-test

@@ -64,7 +64,7 @@ def test_sparsity_lies_in_0_to_1(name: str, value: Any) -> None:
 def test_the_value_the_reason_and_the_meaning() -> None:
     assert complaint(s.TransferSettings, {**TRANSFER, "prune": {"sparsity": 1}}) == [
         "here: prune.sparsity = 1: input should be less than 1. Share of the prunable weights to "
-        "remove, in [0, 1)."
+        "remove, in [0, 1); with n:m by default what the pattern removes."
     ]
 
 
