@@ -138,6 +138,9 @@ def choices(
         names = tuple(_FAMILIES[name] for name in groups[entry.family])
         quality = study.scores.average(arm, tasks) if arm in arms else None
         found.append(Choice(model, entry.title, names, quality, costs))
+    small = [m for m, e in entries.items() if e.family in ("fewer-layers", "narrower")]
+    if not any(choice.quality for choice in found if choice.model in small):
+        return [], ()  # there is nothing to compare with
     return found, tasks
 
 
@@ -169,7 +172,7 @@ def worth_table(study: Study, latency: Mapping[str, Any] | None) -> str:
     lines = head(
         ["int8", "mean score", "one text of 128 tokens", "encoder", "whole file", "repeat"]
     )
-    for choice in found:
+    for choice in (choice for choice in found if choice.quality):
         ms, size, encoder = (choice.costs[key] for key in ("ms", "bytes", "encoder"))
         time = f"{ms:.2f} ms" if ms else MISSING
         disk = [human_bytes(each) if each else MISSING for each in (encoder, size)]

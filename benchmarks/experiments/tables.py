@@ -52,9 +52,19 @@ def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm
     """A row a model, a column a task; then how it differs from `references` on average.
 
     A reference comes with whether differences are in per cent of it; otherwise they are in points.
+    Tasks and models without any result are named below.
     """
     matrix, scores = study.matrix, study.scores
-    tasks = list(matrix.tasks)
+    run = [
+        (model, task)
+        for model in matrix.models
+        for task in matrix.tasks
+        if scores.of(Arm(model, weights), task)
+    ]
+    if not run:
+        return NOT_YET
+    tasks = [task for task in matrix.tasks if any(task == t for _, t in run)]
+    models = {m: e for m, e in matrix.models.items() if any(m == known for known, _ in run)}
     heads = [weights, *(_title(study, task) for task in tasks)]
     heads += [
         f"against {matrix.models[reference.model].title} {reference.weights}, "
@@ -63,7 +73,7 @@ def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm
     ]
     heads += ["cost of int8, points"] * (weights == "int8") + ["repeat"]
     lines = head(heads)
-    for model, entry in matrix.models.items():
+    for model, entry in models.items():
         arm = Arm(model, weights)
         cells = [entry.title, *(cell(scores.spread(arm, t), study.seeds) for t in tasks)]
         for reference, relative in references:
@@ -73,7 +83,12 @@ def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm
             found = scores.difference(arm, Arm(model, "fp32"), tasks, relative=False)
             cells.append(_difference(found, len(tasks)))
         lines.append(row([*cells, f"`--only {model}`"]))
-    return "\n".join([*lines, "", source(study)])
+    lines += ["", source(study)]
+    missing = [entry.title for model, entry in matrix.models.items() if model not in models]
+    missing += [entry.title for task, entry in matrix.tasks.items() if task not in tasks]
+    if missing:
+        lines += ["", f"Not run yet: {'; '.join(missing)}."]
+    return "\n".join(lines)
 
 
 def level_table(study: Study) -> str:
@@ -155,7 +170,6 @@ def size_table(study: Study) -> str:
         title = f"{study.matrix.models[arm.model].title}, {arm.weights}"
         size = sizes(found)
         if size is None:
-            lines.append(row([title, *[MISSING] * 6]))
             continue
         lines.append(
             row(
@@ -170,7 +184,7 @@ def size_table(study: Study) -> str:
                 ]
             )
         )
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else NOT_YET
 
 
 def sizes(records: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
