@@ -123,9 +123,7 @@ def test_the_plots_compare_only_tasks_that_all_arms_have(tmp_path: Path) -> None
 def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     document = Path(shutil.copy(ROOT / "docs" / "results.md", tmp_path / "results.md"))
     int8 = {
-        (Arm(m, "int8"), t): (0.8, 0.7)
-        for m in ("dense", "sparse-90")
-        for t in ("rte", "sst2")
+        (Arm(m, "int8"), t): (0.8, 0.7) for m in ("dense", "sparse-90") for t in ("rte", "sst2")
     }
     values = {(Arm(arm.model, "fp32"), task): v for (arm, task), v in int8.items()} | int8
     latency = (
