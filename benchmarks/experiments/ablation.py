@@ -81,8 +81,9 @@ def ablate(model: Path, backbone: Path, data: str, threads: int) -> dict[str, An
     mask.check_backbone(source.weights_hash, backbone)
     own = {mask.task_name(name): array for name, _, array in source.arrays()}
     tensors = load_file(model / _WEIGHTS)
-    learned = {name: tensors[name] for name in mask.masked}
-    dense = {name: np.asarray(own[name], np.float32) for name in mask.masked}
+    names = sorted(mask.masked)  # a set has another order in every process, and draws follow it
+    learned = {name: tensors[name] for name in names}
+    dense = {name: np.asarray(own[name], np.float32) for name in names}
     rows = []
     with tempfile.TemporaryDirectory(prefix="prunella-ablation-") as folder:
         changed = Path(folder) / "model"

@@ -228,3 +228,22 @@ def test_what_came_back_is_counted_and_survives_a_restart() -> None:
     again.load_state_dict({name: t.clone() for name, t in masks.state_dict().items()})
     again.choose({NAME: masks.kept(NAME)})
     assert again.recovered() == pytest.approx(1 / 3)
+
+
+def test_a_layer_that_gains_weights_takes_none_that_are_gone_for_good() -> None:
+    """Layers share: when the second one gains, its removed weights still stay removed."""
+    names = [f"encoder.layer.{i}.attention.self.query.weight" for i in range(2)]
+    method = Method(rate=1.0, scope="role")
+    weights = {name: nn.Parameter(torch.ones(1, 10)) for name in names}
+    masks = LearnedMasks(weights, method, 0, recovery=False)
+    for name, level in zip(names, (2.0, -2.0), strict=True):
+        masks.scores[name].data += torch.linspace(level, level + 0.1, 10)
+    scores = {name: s.detach() for name, s in masks.scores.items()}
+    masks.choose(choose_highest(scores, masks.weights, 0.5, "role"))
+    before = {name: masks.kept(name).clone() for name in names}
+    for name, level in zip(names, (-4.0, 4.0), strict=True):  # now the other one is worth more
+        masks.scores[name].data += level
+    masks.choose(choose_highest(scores, masks.weights, 0.4, "role"))
+    assert all(bool((before[name] | ~masks.kept(name)).all()) for name in names)
+    assert masks.recovered() == 0
+    assert sum(int(masks.kept(name).sum()) for name in names) == 8

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from prunella.sparsity.scale import ranks
 
 # The score of a weight that must not be kept; finite, as the optimiser multiplies it by 0.
-_NEVER = -1e30
+NEVER = -1e30
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class LearnedMasks:
         scores, method = self.scores[name].detach(), self.method
         if method.steepness is not None:
             threshold = self.thresholds[name]
-            centre = threshold if threshold > _NEVER / 2 else 0.0  # nothing is removed yet
+            centre = threshold if threshold > NEVER / 2 else 0.0  # nothing is removed yet
             soft = scores.sub(centre).mul_(method.steepness).sigmoid_()
             gradient.mul_(_slope(soft)).mul_(method.steepness)
         if method.regularizer:
@@ -176,7 +176,7 @@ class LearnedMasks:
             lowest = scores.masked_fill(~kept, inf).amin()
             self.thresholds[name] = lowest.item()
             if not self.recovery:
-                scores.masked_fill_(~kept, _NEVER)
+                scores.masked_fill_(~kept, NEVER)
             weight = self.weights[name]
             self.left[name] |= ~kept
             torch.where(kept, weight, weight.new_zeros(()), out=self.parameters[name].data)
@@ -214,7 +214,7 @@ def _first_scores(weight: Tensor, method: Method, generator: torch.Generator) ->
         scores.normal_(method.initial, method.spread, generator=generator)
     if method.head_start:
         scores += method.head_start * method.rate * (ranks(weight.abs().cpu()) - 0.5)
-    return scores.to(weight.device).masked_fill_(weight == 0, _NEVER)
+    return scores.to(weight.device).masked_fill_(weight == 0, NEVER)
 
 
 def _slope(sigmoid: Tensor) -> Tensor:

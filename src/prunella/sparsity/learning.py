@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from prunella.roles import role_of
-from prunella.sparsity.learned import LearnedMasks
+from prunella.sparsity.learned import NEVER, LearnedMasks
 from prunella.sparsity.schedules import PruningSchedule
 from prunella.sparsity.selection import keep_count, select, top_k_mask
 
@@ -86,11 +86,16 @@ def choose_highest(
     found: dict[str, Tensor] = {}
     for names in groups.values():
         sizes = [scores[name].numel() for name in names]
-        limits = [weights[n].count_nonzero().item() / weights[n].numel() for n in names]
+        limits = [_eligible(scores[n], weights[n]) for n in names]
         worth = [scores[name].sigmoid().mean().item() for name in names]
         for name, density in zip(names, shared_out(worth, sizes, limits, kept), strict=True):
             found[name] = top_k_mask(scores[name], keep_count(scores[name].numel(), 1 - density))
     return {name: found[name] for name in scores}
+
+
+def _eligible(scores: Tensor, weights: Tensor) -> float:
+    """Share of the weights that may be kept: neither zeros of the backbone nor gone for good."""
+    return ((scores > NEVER / 2) & (weights != 0)).float().mean().item()
 
 
 def shared_out(
