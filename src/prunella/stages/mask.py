@@ -26,6 +26,7 @@ from prunella.stages.task import (
     fine_tune,
     load_task_model,
     open_task,
+    stored_names,
     summary_figures,
     task_hashes,
     task_record,
@@ -139,24 +140,17 @@ def masked_parameters(
         prefix = getattr(model, "base_model_prefix", "")
         tables = ((n, p) for n, p in model.named_parameters() if n.startswith(f"{prefix}."))
         found |= {name: p for name, p in tables if p.ndim == 2 and is_embedding(name)}
-    pooler = "pooler" in settings.also_train
+    stored, pooler = stored_names(model, source), "pooler" in settings.also_train
     found = {
         name: parameter
         for name, parameter in found.items()
-        if in_backbone(name, model, source) and not (pooler and role_of(name) == "pooler")
+        if name in stored and not (pooler and role_of(name) == "pooler")
     }
     if not found:
         raise InputError(
             f"{source.path}: nothing to mask; --roles and --exclude leave no matrix of the model"
         )
     return found
-
-
-def in_backbone(name: str, model: nn.Module, source: Checkpoint) -> bool:
-    """Whether the checkpoint holds this tensor; otherwise it is new in this model."""
-    stored = {tensor.name for tensor in source.tensors}
-    prefix = getattr(model, "base_model_prefix", "")
-    return name in stored or name.removeprefix(f"{prefix}.") in stored
 
 
 def freeze_backbone(
@@ -167,11 +161,12 @@ def freeze_backbone(
     That is the head, what else the backbone lacks (a pooler), and the parts asked for.
     """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    stored = stored_names(model, source)
     trained: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if name in masked:
             continue
-        own = not name.startswith(prefix) or not in_backbone(name, model, source)
+        own = not name.startswith(prefix) or name not in stored
         if own or _part(name) in settings.also_train:
             trained.append(parameter)
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from prunella.checkpoint import Checkpoint
@@ -165,6 +166,14 @@ def fine_tune(
         optimizer=optimizer,
     )
     return train(model, plan, settings)
+
+
+def stored_names(model: nn.Module, source: Checkpoint) -> set[str]:
+    """The parameters of a task's model that its checkpoint holds; the others are new."""
+    stored = {tensor.name for tensor in source.tensors}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    names = (name for name, _ in model.named_parameters())
+    return {name for name in names if name in stored or name.removeprefix(prefix) in stored}
 
 
 def count_steps(task: Task, settings: FineTuneSettings) -> int:

@@ -21,6 +21,7 @@ from prunella.stages.task import (
     fine_tune,
     load_task_model,
     open_task,
+    stored_names,
     summary_figures,
     task_hashes,
     task_record,
@@ -99,12 +100,11 @@ def _locked(model: nn.Module, settings: TransferSettings, source: Checkpoint) ->
     if settings.lock == "off":
         return None
     # A matrix that this model has new (a pooler, say) holds no pattern of its own.
-    stored = {tensor.name for tensor in source.tensors}
-    prefix = getattr(model, "base_model_prefix", "")
+    stored = stored_names(model, source)
     parameters = {
         name: weight
         for name, weight in pruned_parameters(model, find_targets(model)).items()
-        if name in stored or name.removeprefix(f"{prefix}.") in stored
+        if name in stored
     }
     masks = Masks.of_zeros(parameters)
     if masks.total_sparsity() >= _SPARSE:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prunella.sparsity.criterion import Context, Criterion
-from prunella.sparsity.scale import ranks, without_scale
+from prunella.sparsity.criteria.soft_movement import SoftMovement
+from prunella.sparsity.criterion import Context
+from prunella.sparsity.scale import ranks
 
 
-class Smp(Criterion):
-    """S <- S - rate * (w * dL/d(w * m) / rms + pressure * sigmoid'(S)), over all steps.
+class Smp(SoftMovement):
+    """The steps of soft movement, from first scores by the size of weights.
 
     Args:
         context: The run.
@@ -25,9 +26,6 @@ class Smp(Criterion):
         head_start: First score of the largest weight less that of the smallest, in steps of `rate`.
     """
 
-    gradients = True
-    window = False
-
     def __init__(
         self,
         context: Context,
@@ -35,23 +33,14 @@ class Smp(Criterion):
         pressure: float = 0.0,
         head_start: float = 100.0,
     ) -> None:
-        super().__init__(context)
-        if rate <= 0 or pressure < 0 or head_start < 0:
-            raise ValueError("rate must be above 0, pressure and head_start not below")
-        self.rate, self.pressure, self.head_start = rate, pressure, head_start
+        super().__init__(context, rate, pressure)
+        if head_start < 0:
+            raise ValueError("head_start must not be below 0")
+        self.head_start = head_start
 
-    def see_gradient(self, name: str, gradient: Tensor) -> None:
+    def first_scores(self, name: str) -> Tensor:
         weight = self.masks.dense(name).float()
-        slope = without_scale(self.state, name, gradient.float() * weight)
-        if name not in self.state:
-            self.state[name] = (ranks(weight.abs()) - 0.5) * (self.head_start * self.rate)
-        if self.pressure:
-            chance = self.state[name].sigmoid()
-            slope = slope + self.pressure * chance * (1 - chance)
-        self.state[name] -= self.rate * slope
-
-    def score(self, name: str) -> Tensor:
-        return self.state[name]
+        return (ranks(weight.abs()) - 0.5) * (self.head_start * self.rate)
 
 
 CRITERION = Smp

@@ -37,9 +37,13 @@ class SoftMovement(Criterion):
         slope = gradient.float() * self.masks.dense(name).float()
         slope = without_scale(self.state, name, slope)
         if name not in self.state:
-            self.state[name] = slope.new_zeros(slope.shape)
+            self.state[name] = self.first_scores(name)
         chance = self.state[name].sigmoid()
         self.state[name] -= self.rate * (slope + self.pressure * chance * (1 - chance))
+
+    def first_scores(self, name: str) -> Tensor:
+        """S before the first step, [out, in]."""
+        return self.masks.dense(name).float().zero_()
 
     def score(self, name: str) -> Tensor:
         return self.state[name]
