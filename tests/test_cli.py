@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -608,6 +609,43 @@ def test_a_fault_of_ours_is_another_exit_code(
 def test_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunella.stages.prune.prune", interrupted)
     assert bench(*bench.prune("--json")).document["exit_code"] == 130
+
+
+_INTERRUPTED_EARLY = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "prunella.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+from prunella.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_interrupted_while_it_loads() -> None:
+    order = [sys.executable, "-c", _INTERRUPTED_EARLY]
+    done = subprocess.run(order, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+@pytest.mark.parametrize("more", [["--json"], []])
+def test_output_that_nobody_reads(bench: Bench, more: list[str]) -> None:
+    order = [sys.executable, "-m", "prunella", "inspect", bench.model(), *more]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(order, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode != 0
+    assert done.stderr == ""
+
+
+def test_results_and_json_do_not_share_standard_output(bench: Bench) -> None:
+    answer = bench("predict", "m.prn", "--file", "t.txt", "--out", "-", "--json")
+    assert answer.code == 2
+    assert "--out - and --json" in answer.document["error"]
 
 
 # ------------------------------------------------------------------------------- without torch

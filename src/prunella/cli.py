@@ -4,6 +4,7 @@ progress and errors to standard error."""
 from __future__ import annotations
 
 import json as json_module
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from prunella.together import leave
 from prunella.validation import explain
 from prunella.verbs import VERBS, Verb
 
-_BAD_INPUT, _FAULT, _INTERRUPTED = 2, 1, 130
+_BAD_INPUT, _FAULT, _INTERRUPTED, _NOT_READ = 2, 1, 130, 141
 _GROUPS: dict[type[BaseModel], Group] = {
     s.OutputSettings: Group("Output", sort_key=2),
     s.TaskSettings: Group("Columns of the task", sort_key=3),
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-        Exit code: 0, 2 for bad input, 1 for a fault of ours, 130 when interrupted.
+        Exit code: 0, 2 for bad input, 1 for a fault of ours, 130 when interrupted, 141 when
+        standard output was closed (as by `| head`).
     """
     tokens = _with_model_named(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tokens, exit_on_error=False, print_error=False, result_action="return_value"
         )
         leave()
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except CycloptsError as error:
         return _fail(_usage(error), _BAD_INPUT, tokens)
@@ -63,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), _BAD_INPUT, tokens)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command resumes", _INTERRUPTED, tokens)
+    except BrokenPipeError:  # the interpreter must not flush into it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOT_READ
     except Exception as error:
         if lost_the_others(error):
             return _fail(_lost(), _FAULT, tokens)
@@ -114,6 +120,8 @@ def _command(verb: Verb) -> Callable[..., None]:
             verb.function()  # says what is not installed, and keeps libraries quiet
             _dry_run(settings, json)
             return
+        if json and getattr(settings, "out", None) == "-":
+            raise InputError("--out - and --json both write to standard output; leave one out")
         result = verb.run(settings)
         _print(result, json)
 
@@ -273,7 +281,3 @@ def _fail(message: str, code: int, tokens: Sequence[str], details: str = "") -> 
     console.print("error: ", style="bold red", end="")
     console.print(message, markup=False, soft_wrap=not console.is_terminal)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
