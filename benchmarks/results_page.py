@@ -1,7 +1,7 @@
 """Writes the tables and plots of docs/results.md from benchmarks/results/; --check only compares.
 
 A table or plot stands between `<!-- results:NAME -->` and `<!-- /results -->`. What was not run yet
-is shown as such.
+is shown as such. --html makes one self-contained page of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from benchmarks.experiments import plots, tables
 from benchmarks.experiments.matrix import FOLDER
 from benchmarks.experiments.records import RESULTS
 from benchmarks.experiments.summary import Arm
+from benchmarks.results_html import page_of
+from prunella.report import html
 from prunella.report.pictures import stamp_of
 
 ROOT = Path(__file__).parent.parent
@@ -98,8 +100,14 @@ def _current(path: Path, text: str) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results_page", description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if something is not current")
-    check = parser.parse_args().check
-    stale = Page().stale()
+    parser.add_argument("--html", metavar="FILE", help="write a page for browsers as well")
+    given = parser.parse_args()
+    page, check = Page(), given.check
+    stale = page.stale()
+    if given.html:
+        files = page.files()
+        read = {path.name: text for path, text in files.items()}
+        html.write(page_of(read[page.document.name], read.__getitem__), given.html)
     if not check:
         for path, text in stale.items():
             path.write_text(text, encoding="utf-8")

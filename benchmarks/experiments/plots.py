@@ -70,11 +70,11 @@ def level_plots(study: Study) -> Block:
         points = []
         for model, described in study.matrix.models.items():
             spread = study.scores.spread(Arm(model, "fp32"), task)
-            if described.method and spread:
+            if spread:
                 kept = 100 * (1 - described.sparsity)
-                point = {"label": "", "family": described.method, "kept": kept}
-                points.append(point | _interval(spread))
-        if points:
+                name = described.method or described.title
+                points.append({"label": "", "family": name, "kept": kept} | _interval(spread))
+        if any(point["kept"] < 100 for point in points):
             svg = quality_against(points, _KEPT, title=entry.title, legend_inside=True, size=_WIDE)
             told = f"{entry.title}: quality against the weights kept. Bars: one standard deviation."
             drawn[f"results-{study.matrix.name}-{task}.svg"] = _Drawing(svg, told, points)

@@ -107,13 +107,16 @@ def _levels(study: Study, task: str) -> list[str]:
     known = {m: levels for m, levels in methods.items() if any(levels.values())}
     if not known:
         return []
-    lines = head([_title(study, task), *(f"{100 * kept:g} % kept" for kept in matrix.kept)])
+    shares = (1.0, *matrix.kept)
+    lines = head([_title(study, task), *(f"{100 * kept:g} % kept" for kept in shares)])
     for model, entry in matrix.models.items():
-        if not entry.method:
-            whole = cell(scores.spread(Arm(model, "fp32"), task), study.seeds)
-            lines.append(row([f"{entry.title}: {whole}", *[""] * len(matrix.kept)]))
+        whole = None if entry.method else scores.spread(Arm(model, "fp32"), task)
+        if whole:
+            cells = [cell(whole, study.seeds), *[""] * len(matrix.kept)]
+            lines.append(row([entry.title, *cells]))
     for method, levels in known.items():
-        lines.append(row([method, *(cell(levels.get(k), study.seeds) for k in matrix.kept)]))
+        cells = ["", *(cell(levels.get(k), study.seeds) for k in matrix.kept)]
+        lines.append(row([method, *cells]))
     return [*lines, ""]
 
 

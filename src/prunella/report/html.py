@@ -179,14 +179,14 @@ def _grouped(blocks: Sequence[Block]) -> Iterator[tuple[str, list[Block]]]:
 
 def _sort_key(cell: Any, column: Column) -> str:
     """What the script sorts by; empty for what is missing, which stays at the end."""
-    if format_value(cell, column) == MISSING:
+    if value_of(cell) is None or format_value(cell, column) == MISSING:
         return ""
     return repr(float(value_of(cell))) if column.numeric else str(value_of(cell))
 
 
 def _hint(cell: Any, column: Column) -> str:
     """What a cell says on hover: its hint, else the number in full where it was rounded."""
-    if isinstance(cell, Cell) and cell.hint:
+    if isinstance(cell, Cell) and (cell.hint or cell.text):
         return cell.hint
     value, shown = value_of(cell), format_value(cell, column)
     if not column.numeric or shown == MISSING:

@@ -35,11 +35,13 @@ class Cell:
         value: What is formatted and sorted by.
         hint: Shown on hover, e.g. an interval: "95 % interval 0.89 to 0.92".
         best: Whether to set it in bold.
+        text: How it is written, instead of as the column says ("85.8 ± 0.3").
     """
 
     value: Any
     hint: str = ""
     best: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def value_of(cell: Any) -> Any:
 
 def format_value(cell: Any, column: Column) -> str:
     """Write a value as its column says; what is missing or not a number becomes a dash."""
+    if isinstance(cell, Cell) and cell.text:
+        return cell.text
     value = value_of(cell)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
