@@ -11,7 +11,7 @@ from tasks.letters import CLS, SEP, A, B, C, D, E, F, reading, table
 
 from prunella.data.task_batches import collate
 from prunella.errors import InputError
-from prunella.tasks import Columns, Deciding
+from prunella.tasks import Columns, Deciding, Predictions
 from prunella.tasks.question_answering import QuestionAnswering, QuestionRows
 
 KIND = QuestionAnswering()
@@ -87,9 +87,16 @@ def test_no_answer_is_said_where_it_may_be() -> None:
     encoded = KIND.encode(rows, reading())
     assert encoded.labels.tolist() == [[0, 0], [2, 2]]
 
-    def values(deciding: Deciding) -> list[str]:
-        return KIND.decode(pointing(encoded), encoded, rows, reading(), deciding).values
+    def decoded(deciding: Deciding) -> Predictions:
+        return KIND.decode(pointing(encoded), encoded, rows, reading(), deciding)
 
+    def values(deciding: Deciding) -> list[str]:
+        return decoded(deciding).values
+
+    further = decoded(Deciding(no_answer=True, threshold=100.0)).further
+    assert further["best_f1"] == further["best_exact"] == 1.0
+    assert values(Deciding(no_answer=True, threshold=further["best_f1_threshold"])) == ["", "b"]
+    assert not decoded(Deciding(no_answer=False)).further
     assert values(Deciding(no_answer=True)) == ["", "b"]
     assert values(Deciding(no_answer=True, threshold=100.0))[0] != ""
     assert "" not in values(Deciding(no_answer=False))

@@ -123,7 +123,7 @@ def _ask(settings: EvaluateSettings, name: str) -> _Asked:
         kind, reading = examples.kind, examples.reading
         found = kind.decode(logits, examples.encoded, examples.rows, reading, deciding)
         seconds = round(time.monotonic() - begun, 3)
-    figures = metrics(kind.name, examples.gold, found.values, found.logits)
+    figures = metrics(kind.name, examples.gold, found.values, found.logits) | {**found.further}
     return _Asked(examples, found, figures, main, seconds)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import datasets
@@ -66,11 +66,13 @@ class Predictions:
         values: As `prunella.data.metrics` takes them.
         details: For each row "prediction", "label" and what else there is to say, for JSON.
         logits: [n, classes] where the metrics want them too.
+        further: Figures that need more than `values`.
     """
 
     values: Any
     details: list[dict[str, Any]]
     logits: np.ndarray | None = None
+    further: Mapping[str, float] = field(default_factory=dict)
 
 
 class Rows(Protocol):

@@ -18,6 +18,7 @@ from tokenizers import Encoding
 from torch import Tensor
 
 from prunella.data.labels import list_rows
+from prunella.data.scoring.answers import best_threshold
 from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import Columns, Usual, find_columns, first_value, texts_of
 from prunella.engine.answers import AnswerTask
@@ -157,6 +158,7 @@ class QuestionAnswering:
         )
         values: list[str] = []
         details: list[dict[str, Any]] = []
+        spans: list[str] = []
         begin = 0
         for number, (texts, windows, _) in enumerate(_windows(rows, reading)):
             parts = []
@@ -167,6 +169,7 @@ class QuestionAnswering:
             example = Example(rows.questions[number], rows.contexts[number])
             answer = task.finish(example, texts, windows, parts, options)
             values.append(answer.text)
+            spans.append(next((c.text for c in answer.candidates if c.text), ""))
             named = {"id": rows.ids[number]} if rows.ids else {}
             details.append(
                 {
@@ -177,7 +180,11 @@ class QuestionAnswering:
                     "candidates": [asdict(candidate) for candidate in answer.candidates],
                 }
             )
-        return Predictions(values, details)
+        further: Mapping[str, float] = {}
+        if deciding.no_answer and not all(rows.answers):
+            margins = [row["no_answer_score"] for row in details]
+            further = best_threshold(rows.answers, spans, margins)
+        return Predictions(values, details, further=further)
 
 
 def _task(reading: Reading, no_answer: bool = False) -> AnswerTask:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunella.data.metrics import metrics
-from prunella.data.scoring.answers import normalize_answer
+from prunella.data.scoring.answers import best_threshold, normalize_answer
 from prunella.errors import InputError
 
 
@@ -74,6 +74,44 @@ def test_answers_of_which_nothing_is_left() -> None:
     # Version 2 drops such answers, and where none remains, empty texts agree.
     assert _score([["A"], []], ["the", ""])["has_answer_f1"] == 1
     assert _score([["A", "letter"], []], ["the", ""])["has_answer_exact"] == 0
+
+
+def test_the_best_threshold_by_hand() -> None:
+    gold = [["dog"], [], ["blue cat"], []]
+    texts = ["dog", "x", "cat", "y"]
+    # Answering the two questions with the lowest margins: 1 + 2/3, and silence is right once.
+    # Answering the third as well adds nothing; the fourth would cost what silence earns.
+    found = best_threshold(gold, texts, [-3.0, 2.0, -1.0, 1.0])
+    assert found == pytest.approx(
+        {"best_f1": (1 + 2 / 3 + 2) / 4, "best_exact": 3 / 4, "best_f1_threshold": -1.0}
+    )
+    # Silence throughout is best where no answer is right; equal margins go together.
+    found = best_threshold([[], ["dog"]], ["x", "y"], [0.5, 0.5])
+    assert found["best_f1"] == 1 / 2 and found["best_f1_threshold"] < 0.5
+    assert best_threshold([[], ["dog"]], ["x", "dog"], [0.5, 0.5])["best_f1"] == 1 / 2
+
+
+_WORDS = st.sampled_from(["", "dog", "blue cat", "red dog"])
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(_WORDS, max_size=2), _WORDS.filter(bool), st.integers(-3, 3)), min_size=1
+    )
+)
+def test_no_threshold_is_better(rows: list[tuple[list[str], str, int]]) -> None:
+    gold, texts, margins = ([row[i] for row in rows] for i in range(3))
+    gold.append([])  # by the rules of version 2
+    texts.append("dog")
+    margins.append(0)
+    found = best_threshold(gold, texts, margins)
+    scores = []
+    for threshold in [found["best_f1_threshold"], *range(-4, 4)]:
+        said = [t if m <= threshold else "" for t, m in zip(texts, margins, strict=True)]
+        scores.append(_score(gold, said))
+    assert found["best_f1"] == pytest.approx(scores[0]["f1"])
+    assert found["best_f1"] == pytest.approx(max(score["f1"] for score in scores))
+    assert found["best_exact"] == pytest.approx(max(score["exact"] for score in scores))
 
 
 def test_what_cannot_be_scored() -> None:

@@ -33,7 +33,7 @@ def question_answering(
     has_answer = np.array([bool(answers) for answers in gold])
     version_2 = not has_answer.all()
     exact, f1 = (
-        np.array([_best(figure, a, p, version_2) for a, p in zip(gold, predictions, strict=True)])
+        _figures(figure, gold, predictions, version_2)
         for figure in (_exact, _f1_version_2 if version_2 else _f1)
     )
     statistics = {"f1": mean_of(f1), "exact": mean_of(exact)}
@@ -46,10 +46,56 @@ def question_answering(
     return statistics
 
 
+def best_threshold(
+    gold: Sequence[Sequence[str]], texts: Sequence[str], margins: Sequence[float]
+) -> dict[str, float]:
+    """Where the score of "no answer" had best lie, as version 2's official script searches it.
+
+    A question has no answer where its margin is above the threshold. It is chosen on the very rows
+    it is scored on, so the figures are an upper bound; take the threshold from rows set aside.
+
+    Args:
+        gold: Accepted answers of n questions, none where there is no answer.
+        texts: The best stretch of each context.
+        margins: The score of "no answer" less that of this stretch.
+
+    Returns:
+        best_f1, best_exact, each at its own best threshold, and best_f1_threshold.
+    """
+    order = np.argsort(np.asarray(margins, dtype=np.float64), kind="stable")
+    levels = np.asarray(margins, dtype=np.float64)[order]
+    found: dict[str, float] = {}
+    for name, figure in (("best_f1", _f1_version_2), ("best_exact", _exact)):
+        given, silent = (
+            _figures(figure, gold, said, version_2=True)[order]
+            for said in (texts, [""] * len(gold))
+        )
+        # The first k in order are answered: from none of them to all.
+        totals = silent.sum() + np.concatenate([[0.0], np.cumsum(given - silent)])
+        allowed = np.concatenate([[True], levels[1:] > levels[:-1], [True]])  # equal ones together
+        most = int(np.where(allowed, totals, -1.0).argmax())
+        found[name] = float(totals[most]) / len(gold)
+        if name == "best_f1":
+            below = np.nextafter(levels[0], -np.inf)
+            found["best_f1_threshold"] = float(levels[most - 1] if most else below)
+    return found
+
+
 def normalize_answer(text: str) -> str:
     """A text as SQuAD compares it."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def _figures(
+    figure: Callable[[str, str], float],
+    gold: Sequence[Sequence[str]],
+    predictions: Sequence[str],
+    version_2: bool,
+) -> np.ndarray:
+    """The figure of each question, [n]."""
+    pairs = zip(gold, predictions, strict=True)
+    return np.array([_best(figure, answers, said, version_2) for answers, said in pairs])
 
 
 def _best(
