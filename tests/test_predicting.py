@@ -130,6 +130,23 @@ def test_questions(bench: Bench, tiny: Tinies) -> None:  # noqa: F811
     assert json.loads(out)["text"] == ""
 
 
+def test_choices(bench: Bench, tiny: Tinies) -> None:  # noqa: F811
+    path = tiny("bert", "MultipleChoice").packed.path
+    choices = ["in the attic", "at dawn", "never"]
+    content = [{"id": 7, "prompt": "the queen leaves", "choices": choices}]
+    content += [{"prompt": "the queen leaves", "choices": "at dawn"}]
+    rows = bench.write("q.jsonl", "\n".join(map(json.dumps, content)))
+    code, _, err = bench(
+        "--file", rows, "--out", bench.folder / "o.jsonl", "--skip-bad", model=path
+    )
+    assert code == 0
+    (found,) = map(json.loads, (bench.folder / "o.jsonl").read_text().splitlines())
+    assert found["text"] == choices[found["index"]] and len(found["scores"]) == 3
+    assert "line 2: column 'choices' is no list but str" in err
+    code, _, err = bench("--text", "the queen leaves", model=path)
+    assert code == 2 and "a text needs its choices" in err
+
+
 # -------------------------------------------------------------------------------- files
 
 FILES = {
@@ -411,6 +428,8 @@ def test_out_that_cannot_be_written(bench: Bench) -> None:
         (["text"], "classification", {"text": "a", "pair": "b"}, ("text",)),
         (["question", "context", "id"], "question-answering", {}, ("question", "context")),
         (["anything"], "embedding", {}, ("anything",)),
+        (["id", "question", "choices"], "multiple-choice", {}, ("question", "choices")),
+        (["a", "b", "text"], "multiple-choice", {"text": "a", "choices": "b"}, ("a", "b")),
     ],
 )
 def test_columns(names: list[str], task: str, trained: dict[str, str], expected: Any) -> None:

@@ -19,6 +19,7 @@ _PAIRS = (
     ("premise", "hypothesis"),
 )
 _TEXTS = ("text", "sentence")
+_CHOICES = (("text", "choices"), ("question", "choices"), ("prompt", "choices"))
 _OTHER_MARKS = ";|\t"  # between the columns of files that are not what their name says
 
 
@@ -50,6 +51,9 @@ def find_columns(
         return tuple(given)
     if task == "question-answering":
         layouts = [_QUESTION]
+    elif task == "multiple-choice":
+        known = tuple(trained.get(key) or "" for key in ("text", "choices"))
+        layouts = [known, *_CHOICES] if all(known) else list(_CHOICES)
     else:
         single = [(name,) for name in _TEXTS]
         pairs = list(_PAIRS) if task in ("classification", "multi-label", "regression") else []
@@ -58,7 +62,7 @@ def find_columns(
     for layout in layouts:
         if set(layout) <= set(names):
             return layout
-    if len(names) == 1 and task != "question-answering":
+    if len(names) == 1 and task not in ("question-answering", "multiple-choice"):
         (name,) = names
         if any(mark in name for mark in _OTHER_MARKS):
             raise InputError(
@@ -71,8 +75,8 @@ def find_columns(
     )
 
 
-def pick(record: Record, columns: Sequence[str]) -> Any:
-    """What the model reads of a row: a text, or a pair.
+def pick(record: Record, columns: Sequence[str], *, choices: bool = False) -> Any:
+    """What the model reads of a row: a text, a pair, or a text and a list of choices.
 
     Raises:
         InputError: If a column is missing or holds no text.
@@ -84,8 +88,9 @@ def pick(record: Record, columns: Sequence[str]) -> Any:
         value = record.get(name)
         if value is None and number and name == "text_pair":
             continue  # may be left out
-        if not isinstance(value, str):
-            missing = "missing" if name not in record else f"no text but {type(value).__name__}"
+        if not isinstance(value, list if choices and number else str):
+            wanted = "no list" if choices and number else "no text"
+            missing = "missing" if name not in record else f"{wanted} but {type(value).__name__}"
             raise InputError(f"column '{name}' is {missing}")
         found.append(value)
     return found[0] if len(found) == 1 else tuple(found)

@@ -208,7 +208,8 @@ def _answer(
     done: Predictions,
 ) -> Predictions:
     """Writes the results of some rows, in their order, up to the first bad one that counts."""
-    inputs = [_input(row, columns) for row in chunk]
+    choices = model.task.name == "multiple-choice"
+    inputs = [_input(row, columns, choices) for row in chunk]
     good = [value for value in inputs if not isinstance(value, InputError)]
     outcomes = iter(model.attempt(good, **options))
     for row, value in zip(chunk, inputs, strict=True):
@@ -227,11 +228,11 @@ def _answer(
     return done
 
 
-def _input(row: Row, columns: Sequence[str]) -> Any:
+def _input(row: Row, columns: Sequence[str], choices: bool) -> Any:
     if isinstance(row.record, InputError):
         return row.record
     try:
-        return pick(row.record, columns)
+        return pick(row.record, columns, choices=choices)
     except InputError as error:
         return error
 

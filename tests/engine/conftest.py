@@ -43,6 +43,7 @@ class Tiny:
             "TokenClassification": transformers.AutoModelForTokenClassification,
             "QuestionAnswering": transformers.AutoModelForQuestionAnswering,
             "MaskedLM": transformers.AutoModelForMaskedLM,
+            "MultipleChoice": transformers.AutoModelForMultipleChoice,
         }
         _, _, head = self.model().card.architecture.partition("For")
         return names.get(head, transformers.AutoModel).from_pretrained(self.folder).eval()

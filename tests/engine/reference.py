@@ -105,6 +105,9 @@ HEADS: dict[tuple[str, str], Head] = {
             Layer("vocab_projector", tied=_WORDS),
         ),
     ),
+    ("electra", "MultipleChoice"): Head(
+        "first", (Layer("sequence_summary.summary", "gelu"), Layer("classifier"))
+    ),
     ("electra", "SequenceClassification"): Head(
         "first", (Layer("classifier.dense", "gelu"), Layer("classifier.out_proj"))
     ),

@@ -10,6 +10,7 @@ import pytest
 from engine.conftest import FAMILIES, Tiny
 
 from prunella.engine.results import (
+    Choice,
     Classification,
     Embedding,
     Entities,
@@ -17,6 +18,7 @@ from prunella.engine.results import (
     MultiLabel,
     Regression,
 )
+from prunella.errors import InputError
 
 Tinies = Callable[..., Tiny]
 TEXTS = [
@@ -53,6 +55,29 @@ def test_classification(tiny: Tinies, family: str) -> None:
     best = subject.model()(TEXTS[0])
     assert best.to_json() == {"label": best.label, "score": best.score}
     assert len(subject.model()(TEXTS[0], top_k=2).to_json()["scores"]) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_multiple_choice(tiny: Tinies, family: str) -> None:
+    import torch
+
+    subject = tiny(family, "MultipleChoice")
+    choices = ["in the attic", "a golden lantern finds the old farmer at dawn", ""]
+    pairs = [[TEXTS[0]] * 3, choices]
+    read = subject.tokenizer()(*pairs, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = subject.torch()(**{name: tensor[None] for name, tensor in read.items()}).logits[0]
+    found = subject.model()({"text": TEXTS[0], "choices": choices})
+    assert isinstance(found, Choice)
+    assert found.scores == pytest.approx(logits.softmax(0).tolist(), **NEAR)
+    best = int(logits.argmax())
+    assert (found.text, found.index, found.score) == (choices[best], best, found.scores[best])
+    assert found.to_json().keys() == {"text", "index", "score", "scores"}
+    lists = subject.model()([(TEXTS[0], choices), (TEXTS[3], choices[:2])])
+    assert lists[0].scores == pytest.approx(found.scores, **NEAR) and len(lists[1].scores) == 2
+    for bad in ("text", ("text", "choice"), ("text", ["one"]), ("text", [1, 2]), {"text": "a"}):
+        with pytest.raises(InputError, match="choice"):
+            subject.model()(bad)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -112,6 +112,7 @@ HEADS: Mapping[str, Mapping[str, tuple[HeadLayer, ...]]] = {
         **_EACH_TOKEN,
     },
     "electra": {
+        "MultipleChoice": (HeadLayer("sequence_summary.summary", "gelu"), HeadLayer("classifier")),
         "SequenceClassification": (
             HeadLayer("classifier.dense", "gelu"),
             HeadLayer("classifier.out_proj"),

@@ -11,14 +11,17 @@ from prunella.errors import InputError
 
 @dataclass(frozen=True)
 class Example:
-    """One text, or two: the texts of a pair, or a question and its context."""
+    """One text, or two (a pair, or a question and its context), or one and its choices."""
 
     first: str
     second: str | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def texts(self) -> list[str]:
-        return [self.first] if self.second is None else [self.first, self.second]
+        """All of them, in the order that they are read in."""
+        second = [] if self.second is None else [self.second]
+        return [self.first, *second, *self.choices]
 
 
 def is_lone(inputs: Any) -> bool:
@@ -41,18 +44,18 @@ def single(value: Any) -> Example:
 def text_or_pair(value: Any) -> Example:
     """A text or a pair: "text", ("one", "two"), {"text": ..., "text_pair": ...}."""
     if isinstance(value, Mapping):
-        return Example(*_fields(value, ("text",), ("text_pair",)))
+        return _example(_fields(value, ("text",), ("text_pair",)))
     if isinstance(value, tuple):
-        return Example(*_two(value, "a pair of texts"))
+        return _example(_two(value, "a pair of texts"))
     return Example(_string(value, "a text"))
 
 
 def question(value: Any) -> Example:
     """A question and its context: ("q", "c") or {"question": ..., "context": ...}."""
     if isinstance(value, Mapping):
-        example = Example(*_fields(value, ("question", "context"), ()))
+        example = _example(_fields(value, ("question", "context"), ()))
     elif isinstance(value, tuple):
-        example = Example(*_two(value, "a question and its context"))
+        example = _example(_two(value, "a question and its context"))
     else:
         raise InputError(
             'a question needs its context: pass {"question": ..., "context": ...} or a tuple '
@@ -62,6 +65,27 @@ def question(value: Any) -> Example:
         if not text.strip():
             raise InputError(f"the {name} is empty")
     return example
+
+
+def with_choices(value: Any) -> Example:
+    """A text and its choices: ("text", ["one", "two"]) or {"text": ..., "choices": [...]}."""
+    if isinstance(value, Mapping) and set(value) == {"text", "choices"}:
+        value = (value["text"], value["choices"])
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise InputError(
+            'a text needs its choices: pass {"text": ..., "choices": [...]} or a tuple '
+            f"(text, choices), not {_kind(value)}"
+        )
+    text, choices = value
+    if not isinstance(choices, (list, tuple)) or len(choices) < 2:
+        raise InputError("choices are a list of two strings or more")
+    return Example(
+        _string(text, "the text"), choices=tuple(_string(choice, "a choice") for choice in choices)
+    )
+
+
+def _example(texts: list[str]) -> Example:
+    return Example(texts[0], texts[1] if len(texts) > 1 else None)
 
 
 def _fields(

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from prunella.engine.answers import AnswerTask
 from prunella.engine.card import Card
+from prunella.engine.choices import ChoiceTask
 from prunella.engine.entities import EntityTask
 from prunella.engine.fill_mask import FillMaskTask
 from prunella.engine.tasks import (
@@ -27,6 +28,7 @@ _MAKERS: dict[str, Callable[[Card, Tokenizer, Settings], Task]] = {
     "classification": lambda card, *_: ClassificationTask(card.labels),
     "multi-label": lambda card, *_: MultiLabelTask(card.labels),
     "regression": lambda *_: RegressionTask(),
+    "multiple-choice": lambda *_: ChoiceTask(),
     "token-classification": lambda card, *_: EntityTask(card.labels),
     "question-answering": lambda card, *_: _answers(card),
     "fill-mask": lambda card, tokenizer, settings: FillMaskTask(
@@ -41,6 +43,7 @@ TASKS = tuple(_MAKERS)
 _HEADS: dict[str | None, tuple[str, ...]] = {
     None: ("embedding",),
     "SequenceClassification": ("classification", "multi-label", "regression", "embedding"),
+    "MultipleChoice": ("multiple-choice", "embedding"),
     "TokenClassification": ("token-classification", "embedding"),
     "QuestionAnswering": ("question-answering", "embedding"),
     "MaskedLM": ("fill-mask", "embedding"),

@@ -119,8 +119,8 @@ class Model:
 
         Args:
             inputs: A text; a pair of texts as a tuple or as {"text": ..., "text_pair": ...}; for
-                question answering {"question": ..., "context": ...} or such a tuple; or an
-                iterable of these.
+                question answering {"question": ..., "context": ...} or such a tuple; for multiple
+                choice {"text": ..., "choices": [...]} or such a tuple; or an iterable of these.
             **options: See `prunella.engine.options`; which there are depends on the task.
 
         Returns:
@@ -246,7 +246,7 @@ class Model:
         return Outcome(result, tokens, sum(window.cut for window in job.windows))
 
     def _check_labels(self) -> None:
-        named = self.task.name not in ("fill-mask", "embedding")
+        named = self.task.name not in ("fill-mask", "embedding", "multiple-choice")
         if named and len(self.card.labels) != self.runner.width:
             raise InputError(
                 f"{self.card.path}: its config.json names {len(self.card.labels)} labels, the head "

@@ -79,6 +79,26 @@ class Regression:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """One of the choices that were given.
+
+    Attributes:
+        text: The most probable one.
+        index: Its number, from 0.
+        score: Its probability.
+        scores: The probabilities of all, in the order given.
+    """
+
+    text: str
+    index: int
+    score: float
+    scores: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "scores": list(self.scores)}
+
+
+@dataclass(frozen=True)
 class Entity:
     """A stretch of text and what it is.
 
@@ -209,4 +229,6 @@ class Embedding:
         return {"embedding": self.vector.tolist()}
 
 
-Result = Classification | MultiLabel | Regression | Entities | Answer | FilledMask | Embedding
+Result = (
+    Classification | MultiLabel | Regression | Choice | Entities | Answer | FilledMask | Embedding
+)
