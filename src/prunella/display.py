@@ -314,6 +314,13 @@ def _show_comparison(console: Console, result: Any) -> None:
 def _show_packed(console: Console, packed: Packed) -> None:
     console.print(f"[bold]pack[/] -> {packed.path}  ({packed.weights} weights)")
     _show_sizes(console, packed.sizes)
+    # Half of a file, once everything else is small; what rounding costs is in docs/format.md.
+    tables, whole = packed.sizes.parts["embeddings"].stored, packed.sizes.model.stored
+    if packed.embeddings == "fp32" and tables > whole / 2:
+        console.print(
+            f"{tables / whole:.0%} of the file are the embedding tables, kept exactly; "
+            "--embeddings int8 makes them some 3.5 times smaller, bf16 2.5 times."
+        )
 
 
 def _show_sizes(console: Console, sizes: Sizes) -> None:
