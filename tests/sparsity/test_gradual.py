@@ -42,6 +42,12 @@ def test_the_reference_schedule_in_shares_and_in_steps() -> None:
     assert resolve(100_000, growth_end=50_000, freeze=80_000, update_every=1000) == expected
 
 
+def test_how_often_masks_are_chosen_suits_the_score() -> None:
+    assert resolve(1000).every == 10
+    assert resolve(1000, score="obert").every == 100
+    assert resolve(1000, score="obert", update_every=0.02).every == 20
+
+
 def test_an_update_every_one_is_every_step() -> None:
     assert resolve(100, update_every=1).every == 1
     assert resolve(10, update_every=0.001).every == 1

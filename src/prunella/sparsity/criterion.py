@@ -43,6 +43,7 @@ class Criterion:
         gradients: Whether `see_gradient` is to be called.
         inputs: Whether `see_inputs` is to be called.
         window: Whether it sees only the last steps before each choice, and starts anew after it.
+        update_every: Interval between choices that suits it, below 1 a share of all steps.
         returns: Whether a removed weight may come back, with the value that it had. Otherwise
             scores must not be negative.
         state: What must survive a restart, by any name; the same on every process.
@@ -54,6 +55,7 @@ class Criterion:
     inputs: ClassVar[bool] = False
     window: ClassVar[bool] = True
     returns: ClassVar[bool] = True
+    update_every: ClassVar[float] = 0.01
 
     def __init__(self, context: Context) -> None:
         self.context, self.masks = context, context.masks

@@ -65,7 +65,7 @@ def resolve_schedule(
         round(value * steps) if value <= 1 else round(value)
         for value in (settings.start, settings.growth_end, settings.freeze)
     )
-    every = settings.update_every
+    every = settings.update_every or criterion_kind(settings.score).update_every
     interval = max(1, round(every * steps) if every < 1 else round(every))
     growth_end = max(growth_end, 1)
     if max(growth_end, freeze) > steps:

@@ -21,6 +21,7 @@ class Lottery(Criterion):
 
     window = False
     returns = False
+    update_every = 0.1
 
     def before_step(self, step: int) -> None:
         if step == self.context.schedule.start + 1:

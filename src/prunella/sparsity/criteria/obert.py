@@ -35,6 +35,7 @@ class Obert(Criterion):
 
     gradients = True
     returns = False
+    update_every = 0.1
 
     def __init__(self, context: Context, block: float = 50, damping: float = 1e-7) -> None:
         super().__init__(context)
@@ -53,7 +54,7 @@ class Obert(Criterion):
     def score(self, name: str) -> Tensor:
         weight = self.masks.parameters[name].detach()
         costs = [
-            w.square() / (2 * torch.linalg.inv(fisher).diagonal(dim1=1, dim2=2))
+            w.square() / (2 * _inverse_diagonal(fisher))
             for fisher, w in self._pieces(name, self._blocks(weight))
         ]
         return self._whole(costs, weight)
@@ -84,6 +85,17 @@ class Obert(Criterion):
         pieces = zip(self.state[name].split(_AT_ONCE), values.split(_AT_ONCE), strict=True)
         for products, piece in pieces:
             yield products.double().div_(count).add_(damping), piece.double()
+
+
+def _inverse_diagonal(matrices: Tensor) -> Tensor:
+    """[F^-1]_qq of positive definite matrices, [n, b, b] -> [n, b]."""
+    lower, failed = torch.linalg.cholesky_ex(matrices)
+    if failed.any():  # not positive definite to working precision: gradients beyond all measure
+        return torch.linalg.inv(matrices).diagonal(dim1=1, dim2=2)
+    # F = L L^T, so it is the squared length of column q of L^-1: half the work of F^-1.
+    eye = torch.eye(lower.shape[1], dtype=lower.dtype, device=lower.device)
+    inverse = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
+    return inverse.square().sum(dim=1)
 
 
 CRITERION = Obert

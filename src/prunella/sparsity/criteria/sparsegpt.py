@@ -31,6 +31,7 @@ class SparseGpt(Criterion):
 
     inputs = True
     returns = False
+    update_every = 0.1
 
     def __init__(self, context: Context, damping: float = 0.01) -> None:
         super().__init__(context)
