@@ -39,7 +39,7 @@ def measure(model: Path, data: str, text: str, folder: Path, threads: int) -> li
     )
     lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
     theirs = [str(line["prediction"]) for line in lines]
-    rows = list(read_table(data))
+    rows: list[Any] = list(read_table(data))
     texts, labels = [row[text] for row in rows], [str(row["label"]) for row in rows]
     found = []
     for isa in usable_isas():

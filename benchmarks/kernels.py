@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,13 @@ def kernels(options: Options) -> list[Figure]:
     return figures
 
 
-def usable() -> list[dict[str, Any]]:
+def usable() -> list[_native.KernelEntry]:
     """What runs here; plain loops only where nothing else does."""
     entries = [entry for entry in _native.kernels() if entry["usable"]]
     return [entry for entry in entries if entry["isa"] != "portable"] or entries
 
 
-def measure(kernel: dict[str, Any]) -> Iterator[Measurement]:
+def measure(kernel: _native.KernelEntry) -> Iterator[Measurement]:
     """One kernel on all matrices; the zeros of a dense one cost the same everywhere."""
     rng = np.random.default_rng(0)
     name = f"{kernel['arithmetic']} {kernel['name']}"
@@ -134,9 +135,10 @@ def _codes(numbers: NDArray[Any], arithmetic: str, kind: type) -> NDArray[Any]:
 
 def _time(kernel: str, weights: tuple[NDArray[Any], ...], x: NDArray[Any]) -> tuple[float, int]:
     """(least seconds, bytes of the layout)"""
-    _, seconds, _ = _native.multiply(kernel, *weights, x, repeat=3)
+    multiply: Any = partial(_native.multiply, kernel, *weights, x)
+    _, seconds, _ = multiply(repeat=3)
     repeat = int(np.clip(_SECONDS / seconds, 3, 1000))
-    _, seconds, size = _native.multiply(kernel, *weights, x, repeat=repeat)
+    _, seconds, size = multiply(repeat=repeat)
     return seconds, size
 
 

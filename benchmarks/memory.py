@@ -74,7 +74,8 @@ def _figure(what: str, peak: Peak, plain: int) -> Figure:
 def our_peak(options: Options, name: str) -> Peak:
     """Trains a variant in our loop."""
     run = mlm_run(options, _STEPS, options.folder / "memory" / name, **_VARIANTS[name])
-    masks = sum(code.nbytes for code in run.plan.masks.codes.values()) if run.plan.masks else 0
+    held: Any = run.plan.masks
+    masks = sum(code.nbytes for code in held.codes.values()) if held else 0
     teacher: Any = getattr(run.plan.loss, "teacher", None)
     frozen = sum(p.nbytes for p in teacher.model.parameters()) if teacher else 0
     train(run.model, run.plan, run.settings)

@@ -255,17 +255,19 @@ def _phrases(random: np.random.Generator) -> Iterator[str]:
         yield " ".join(words[begin : begin + length])
 
 
-class _Clocked(Pruning):
+class _Clocked:
     """Pruning whose choices of masks are clocked."""
 
     def __init__(self, pruning: Pruning, clocks: dict[str, list[float]]) -> None:
-        self.__dict__.update(pruning.__dict__)
-        self._clocks = clocks
+        self._pruning, self._clocks = pruning, clocks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pruning, name)
 
     def __call__(self, step: int) -> None:
         begun = time.perf_counter()
-        super().__call__(step)
-        if self.schedule.updates_at(step):
+        self._pruning(step)
+        if self._pruning.schedule.updates_at(step):
             self._clocks.setdefault("choice", []).append(time.perf_counter() - begun)
 
 

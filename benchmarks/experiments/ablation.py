@@ -84,7 +84,7 @@ def ablate(model: Path, backbone: Path, data: str, threads: int) -> dict[str, An
     names = sorted(mask.masked)  # a set has another order in every process, and draws follow it
     learned = {name: tensors[name] for name in names}
     dense = {name: np.asarray(own[name], np.float32) for name in names}
-    rows = []
+    rows, metric = [], ""
     with tempfile.TemporaryDirectory(prefix="prunella-ablation-") as folder:
         changed = Path(folder) / "model"
         shutil.copytree(model, changed, ignore=shutil.ignore_patterns(_WEIGHTS))
@@ -92,8 +92,9 @@ def ablate(model: Path, backbone: Path, data: str, threads: int) -> dict[str, An
             save_file(tensors | matrices, changed / _WEIGHTS, metadata={"format": "pt"})
             asked = EvaluateSettings(model=str(changed), data=data, threads=threads)
             found = VERBS["evaluate"].function()(asked)
-            rows.append({"mask": name, "seed": seed, "score": found.metrics[found.main]})
-            print(f"{name:<40} {found.main} {100 * rows[-1]['score']:.2f}", flush=True)
+            metric = found.main
+            rows.append({"mask": name, "seed": seed, "score": found.metrics[metric]})
+            print(f"{name:<40} {metric} {100 * rows[-1]['score']:.2f}", flush=True)
     record = open_checkpoint(model).provenance or {}
     return {
         "model": model.name,
@@ -102,7 +103,7 @@ def ablate(model: Path, backbone: Path, data: str, threads: int) -> dict[str, An
         "recovered": record["metrics"].get("recovered"),
         "recovery": record["settings"].get("recovery", True),
         "task": Path(data).name,
-        "metric": found.main,
+        "metric": metric,
         "rows": rows,
     }
 
