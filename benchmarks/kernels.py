@@ -109,7 +109,7 @@ def summary(measurements: list[Measurement]) -> Iterator[Figure]:
 
 def _weights(
     rng: np.random.Generator,
-    kernel: dict[str, Any],
+    kernel: _native.KernelEntry,
     pattern: Pattern,
     density: float,
     inputs: int,
