@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 
+from benchmarks.attention import attention
 from benchmarks.bf16 import bf16
 from benchmarks.bucketing import bucketing
 from benchmarks.cached_teacher import cached_teacher
@@ -20,7 +21,7 @@ from benchmarks.pruning_step import pruning_step
 from benchmarks.relay import call
 from benchmarks.workloads import prepare
 
-_ALL = (pruning_step, cached_teacher, mask_step, bf16, bucketing, memory)
+_ALL = (pruning_step, cached_teacher, mask_step, bf16, attention, bucketing, memory)
 
 
 def everything(options: Options) -> list[Figure]:

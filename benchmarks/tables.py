@@ -18,7 +18,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/format.md", "docs/engine.md")
 _BLOCK = re.compile(r"<!-- results:([\w-]+) -->\n.*?<!-- /results -->", re.DOTALL)
 _MB = 1e6
-_SPEED_PARTS = ("pruning-step", "cached-teacher", "mask-step", "bf16", "bucketing", "memory")
+_SPEED_PARTS = ("pruning-step", "cached-teacher", "mask-step", "bf16", "attention", "bucketing",
+                "memory")  # fmt: skip
 
 
 def filled(text: str) -> str:
