@@ -85,7 +85,9 @@ def main() -> int:
     try:
         matrix, known = load_matrix(given.matrix), models_of(given.models)
         starts = dict.fromkeys(entry.start for entry in matrix.models.values())
-        folders = {name: known[name] for name in starts if name in known}
+        folders = {n: known[n] for n in starts if n in known and Path(known[n]).is_dir()}
+        for name in [name for name in starts if name not in folders]:
+            print(f"left out: {name}, there is no folder of it", file=sys.stderr)
         rows = []
         for weights in matrix.weights:
             rows += measure(folders, weights, given.length, given.threads, given.rounds)

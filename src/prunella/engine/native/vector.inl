@@ -181,9 +181,21 @@ void activate(Activation activation, float* x, int n) {
 
 // ---- 8 bits ----
 
+constexpr int kAtOnce = 4;
+
 void quantize(const float* x, int n, std::uint8_t* codes, float* scale, std::int32_t* zero_point) {
   F low{}, high{};
   int i = 0;
+  if (n >= kAtOnce * LANES) {  // several chains: one would wait for each comparison
+    F lows[kAtOnce] = {}, highs[kAtOnce] = {};
+    for (; i + kAtOnce * LANES <= n; i += kAtOnce * LANES)
+      for (int k = 0; k < kAtOnce; ++k) {
+        lows[k] = min(load(x + i + k * LANES), lows[k]);
+        highs[k] = max(load(x + i + k * LANES), highs[k]);
+      }
+    low = min(min(lows[0], lows[1]), min(lows[2], lows[3]));
+    high = max(max(highs[0], highs[1]), max(highs[2], highs[3]));
+  }
   for (; i + LANES <= n; i += LANES) {
     low = min(load(x + i), low);
     high = max(load(x + i), high);
@@ -293,28 +305,39 @@ void add_bias(const float* sums, std::ptrdiff_t sum_stride, int tokens, int rows
 
 void layer_norm(const float* x, const float* residual, int n, const float* gain, const float* bias, float epsilon,
                 float* out) {
-  F total{};
+  // Two sums each, as an addition waits for the one before.
+  F total{}, other{};
+  const auto add = [&](int at, F& to) INLINE_LAMBDA {
+    F v = load(x + at);
+    if (residual) v = v + load(residual + at);
+    store(out + at, v);
+    to = to + v;
+  };
   int i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    F v = load(x + i);
-    if (residual) v = v + load(residual + i);
-    store(out + i, v);
-    total = total + v;
+  for (; i + 2 * LANES <= n; i += 2 * LANES) {
+    add(i, total);
+    add(i + LANES, other);
   }
+  for (; i + LANES <= n; i += LANES) add(i, total);
   float rest = 0;
   for (; i < n; ++i) {
     out[i] = residual ? x[i] + residual[i] : x[i];
     rest += out[i];
   }
-  const float mean = (sum(total) + rest) / n;
-  F squares{};
+  const float mean = (sum(total + other) + rest) / n;
+  F squares{}, others{};
   rest = 0;
-  for (i = 0; i + LANES <= n; i += LANES) {
-    const F d = load(out + i) - mean;
-    squares = fma(d, d, squares);
+  const auto square = [&](int at, F& to) INLINE_LAMBDA {
+    const F d = load(out + at) - mean;
+    to = fma(d, d, to);
+  };
+  for (i = 0; i + 2 * LANES <= n; i += 2 * LANES) {
+    square(i, squares);
+    square(i + LANES, others);
   }
+  for (; i + LANES <= n; i += LANES) square(i, squares);
   for (; i < n; ++i) rest += (out[i] - mean) * (out[i] - mean);
-  const float factor = 1.0f / __builtin_sqrtf((sum(squares) + rest) / n + epsilon);
+  const float factor = 1.0f / __builtin_sqrtf((sum(squares + others) + rest) / n + epsilon);
   for (i = 0; i + LANES <= n; i += LANES)
     store(out + i, fma((load(out + i) - mean) * factor, load(gain + i), load(bias + i)));
   for (; i < n; ++i) out[i] = (out[i] - mean) * factor * gain[i] + bias[i];
