@@ -2,7 +2,8 @@
 
 A fine-tuned model has the shape and the zeros of the checkpoint that it started from, so its time
 is the same; the task's head is left out. The models take turns, so that a machine that slows down
-slows all of them. Run it while nothing else runs.
+slows all of them. Run it while nothing else runs. By default with every instruction set that this
+machine has, as what zeros save depends on what a dense product costs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from benchmarks.experiments.matrix import Weights, load_matrix, names
 from benchmarks.experiments.records import RESULTS
 from prunella.bench.workloads import equal_lengths
 from prunella.checkpoint import write_json
-from prunella.engine.compiled import compile_model
+from prunella.engine.compiled import compile_model, usable_isas
 from prunella.errors import InputError
 from prunella.packed.read import open_packed
 from prunella.packing import pack
@@ -34,36 +35,42 @@ _WARM_UP = 5
 
 
 def measure(
-    folders: Mapping[str, str], weights: Weights, length: int, threads: int, rounds: int
+    folders: Mapping[str, str],
+    weights: Weights,
+    isas: Sequence[str],
+    length: int,
+    threads: int,
+    rounds: int,
 ) -> list[dict[str, Any]]:
-    """Times of one forward pass of one sequence, a row a model."""
+    """Times of one forward pass of one sequence, a row a model and instruction set."""
     with tempfile.TemporaryDirectory(prefix="prunella-latency-") as folder:
-        calls: dict[str, Callable[[], Any]] = {}
+        calls: dict[tuple[str, str], Callable[[], Any]] = {}
         for name, model in folders.items():
             file = Path(folder) / f"{name}.prn"
             pack(PackSettings(model=model, out=str(file), weights=weights))
-            calls[name] = _call(file, length, threads)
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
+            calls |= {(name, isa): _call(file, isa, length, threads) for isa in isas}
+        seconds: dict[tuple[str, str], list[float]] = {case: [] for case in calls}
         for number in range(_WARM_UP + rounds):
-            for name, call in calls.items():
+            for case, call in calls.items():
                 begun = time.perf_counter()
                 call()
                 if number >= _WARM_UP:
-                    seconds[name].append(time.perf_counter() - begun)
+                    seconds[case].append(time.perf_counter() - begun)
     return [
         {
             "model": name,
             "weights": weights,
+            "isa": isa,
             "median": 1000 * statistics.median(times),
             "quartiles": [1000 * q for q in statistics.quantiles(times, n=4)[::2]],
         }
-        for name, times in seconds.items()
+        for (name, isa), times in seconds.items()
     ]
 
 
-def _call(file: Path, length: int, threads: int) -> Callable[[], Any]:
+def _call(file: Path, isa: str, length: int, threads: int) -> Callable[[], Any]:
     packed = open_packed(file)
-    runner = compile_model(packed, threads, weights=None)
+    runner = compile_model(packed, threads, isa=isa, weights=None)
     words = json.loads(packed.files["config.json"])["vocab_size"]
     batch = equal_lengths("latency", [(1, length)], words).batches[0]
     return lambda: runner.hidden_states(batch.ids, batch.types, batch.lengths)
@@ -80,6 +87,13 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=128, help="tokens (default: 128)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=100, help="calls of each (default: 100)")
+    isas = [isa for isa in usable_isas() if isa != "portable"] or usable_isas()
+    parser.add_argument(
+        "--isa",
+        action="append",
+        choices=usable_isas(),
+        help="this instruction set; may be repeated",
+    )
     parser.add_argument("--results", default=str(RESULTS), help="folder of the result files")
     given = parser.parse_args()
     try:
@@ -90,7 +104,8 @@ def main() -> int:
             print(f"left out: {name}, there is no folder of it", file=sys.stderr)
         rows = []
         for weights in matrix.weights:
-            rows += measure(folders, weights, given.length, given.threads, given.rounds)
+            asked = (given.isa or isas[::-1], given.length, given.threads, given.rounds)
+            rows += measure(folders, weights, *asked)
             gc.collect()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -108,7 +123,7 @@ def main() -> int:
     for row in rows:
         low, high = row["quartiles"]
         times = f"{row['median']:7.3f} ms ({low:.3f} to {high:.3f})"
-        print(f"{row['model']:<24} {row['weights']}  {times}")
+        print(f"{row['model']:<24} {row['weights']}  {row['isa']:<8} {times}")
     return 0
 
 

@@ -20,7 +20,7 @@ Block = str | tuple[str, dict[str, str]]
 
 _WIDE = (6.2, 3.7)
 _KEPT = Cost("kept", "weights kept in the encoder's matrices", lambda share: f"{share:g} %")
-_MS = Cost("ms", "one text of 128 tokens, one thread", lambda ms: f"{ms:g} ms")
+_ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain loops"}
 _FAMILIES = {
     "sparse": "pruned upstream",
     "gmp": "pruned at task time",
@@ -99,7 +99,8 @@ def comparable(study: Study, arms: Sequence[Arm]) -> tuple[list[Arm], tuple[str,
 class Choice:
     """What a user could take, in 8 bits: its quality, and what it costs.
 
-    `costs` has "ms", "bytes" (of the whole file) and "encoder" (its bytes); None: not measured.
+    `costs` has "ms-ISA" for each instruction set, "bytes" (of the whole file) and "encoder" (its
+    bytes); None: not measured.
     """
 
     model: str
@@ -117,7 +118,9 @@ def choices(
     study: Study, latency: Mapping[str, Any] | None
 ) -> tuple[list[Choice], tuple[str, ...]]:
     """Sparse and small dense models, and the tasks that their quality is the mean of."""
-    times = {row["model"]: row["median"] for row in latency["rows"]} if latency else {}
+    times = (
+        {(row["model"], row["isa"]): row["median"] for row in latency["rows"]} if latency else {}
+    )
     groups = {
         "sparse": ("sparse",),
         "dense": ("fewer-layers", "narrower"),  # where both lines begin
@@ -126,16 +129,17 @@ def choices(
     }
     entries = {m: e for m, e in study.matrix.models.items() if e.family in groups}
     arms, tasks = comparable(study, [Arm(model, "int8") for model in entries])
+    run = {entries[arm.model].family for arm in arms}
     found = []
     for model, entry in entries.items():
         arm = Arm(model, "int8")
         size = sizes([r for r in study.records if (r["model"], r["weights"]) == arm]) or {}
         costs = {
-            "ms": times.get(entry.start),
+            **{cost.key: times.get((entry.start, isa)) for isa, cost in _times(latency).items()},
             "bytes": size.get("model_bytes"),
             "encoder": size.get("encoder_bytes"),
         }
-        names = tuple(_FAMILIES[name] for name in groups[entry.family])
+        names = tuple(_FAMILIES[name] for name in groups[entry.family] if name in run)
         quality = study.scores.average(arm, tasks) if arm in arms else None
         found.append(Choice(model, entry.title, names, quality, costs))
     small = [m for m, e in entries.items() if e.family in ("fewer-layers", "narrower")]
@@ -148,7 +152,8 @@ def worth_plots(study: Study, latency: Mapping[str, Any] | None) -> Block:
     """Quality against latency and against bytes, sparse and small dense models in 8 bits."""
     drawn: dict[str, _Drawing] = {}
     found, tasks = choices(study, latency)
-    for cost, what in ((_MS, "measured latency"), (BYTES, "bytes of the whole file")):
+    kinds = [(cost, f"latency, {_ISAS[isa]}") for isa, cost in _times(latency).items()]
+    for cost, what in [*kinds, (BYTES, "bytes of the whole file")]:
         points = [
             {"label": "" if number else choice.short, "family": family}
             | {cost.key: choice.costs[cost.key], **_interval(choice.quality)}
@@ -169,21 +174,37 @@ def worth_table(study: Study, latency: Mapping[str, Any] | None) -> str:
     found, tasks = choices(study, latency)
     if not tasks:
         return NOT_YET
-    lines = head(
-        ["int8", "mean score", "one text of 128 tokens", "encoder", "whole file", "repeat"]
-    )
+    each = _times(latency)
+    named = [f"{_ISAS[isa]}, ms" for isa in each]
+    lines = head(["int8", "mean score", *named, "encoder", "whole file", "repeat"])
     for choice in (choice for choice in found if choice.quality):
-        ms, size, encoder = (choice.costs[key] for key in ("ms", "bytes", "encoder"))
-        time = f"{ms:.2f} ms" if ms else MISSING
-        disk = [human_bytes(each) if each else MISSING for each in (encoder, size)]
+        known = [choice.costs[cost.key] for cost in each.values()]
+        ms = [f"{time:.2f}" if time else MISSING for time in known]
+        disk = [human_bytes(choice.costs[key] or 0) for key in ("encoder", "bytes")]
         lines.append(
-            row([choice.title, cell(choice.quality), time, *disk, f"`--only {choice.model}`"])
+            row([choice.title, cell(choice.quality), *ms, *disk, f"`--only {choice.model}`"])
         )
     said = f"Mean over {listed(study.matrix, tasks)}. {source(study)}"
     if latency:
         where = latency["environment"]["machine"]["processor"]
-        said += f" Times: median, one thread, {where}. `{latency['command']}`"
+        said += (
+            f" Times: one text of 128 tokens, median, one thread, {where}, with all of its "
+            f"instructions and with fewer. `{latency['command']}`"
+        )
     return "\n".join([*lines, "", said])
+
+
+def _times(latency: Mapping[str, Any] | None) -> dict[str, Cost]:
+    """The cost in milliseconds with each instruction set that was measured, the best one first."""
+    isas = dict.fromkeys(row["isa"] for row in latency["rows"]) if latency else {}
+    return {
+        isa: Cost(
+            f"ms-{isa}",
+            f"one text of 128 tokens, one thread, {_ISAS[isa]}",
+            lambda ms: f"{ms:g} ms",
+        )
+        for isa in isas
+    }
 
 
 def read_latency(results: Path) -> dict[str, Any] | None:
