@@ -157,9 +157,11 @@ def _before_cleaning(number: int) -> None:
 
 
 def _between_renames(number: int) -> None:
-    """When the older checkpoint is out of the way and the new one not yet in its place."""
+    """When the older checkpoint is out of the way and the new one not yet in its place; only where
+    the system cannot exchange the two."""
     from prunella import checkpoint
 
+    checkpoint._exchanged = lambda first, second: False
     original = checkpoint.os.rename
 
     def wrapped(source: Any, target: Any) -> None:
@@ -168,6 +170,21 @@ def _between_renames(number: int) -> None:
         original(source, target)
 
     checkpoint.os.rename = wrapped
+
+
+def _after_the_exchange(number: int) -> None:
+    """When the new checkpoint is in its place and the older one not yet gone."""
+    from prunella import checkpoint
+
+    original = checkpoint._exchanged
+
+    def wrapped(first: Path, second: Path) -> bool:
+        done = original(first, second)
+        if done:
+            _kill()
+        return done
+
+    checkpoint._exchanged = wrapped
 
 
 def _after_publishing(number: int) -> None:
@@ -266,6 +283,7 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "before-verification": _stage("stages.common", "verify_pattern"),
     "before-publishing": _stage("workspace", "publish"),
     "between-renames": _between_renames,
+    "after-the-exchange": _after_the_exchange,
     "after-publishing": _after_publishing,
     "before-second-phase": _stage("stages.teach", "_train"),
     "teacher-cache-half-filled": _teacher_cache_half_filled,

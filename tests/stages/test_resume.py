@@ -172,6 +172,21 @@ def test_replacing_an_older_checkpoint(
     assert_same_bits(finish(anew, out), pruned)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs renameat2")
+def test_killed_between_the_exchange_and_the_end_of_the_older_checkpoint(
+    place: Place, prune_command: list[str], pruned: dict[str, np.ndarray]
+) -> None:
+    out = place.out("exchanged")
+    finish([*prune_command, "--seed", "1"], out)
+    anew = [*prune_command, "--overwrite"]
+    ended = run_with("after-the-exchange", [*anew, "--out", out], place.folder)
+    assert ended.code == -signal.SIGKILL, ended.stderr
+    assert_same_bits(arrays(out), pruned)
+    assert main([*prune_command, "--out", out]) == 0  # it is whole
+    assert_same_bits(finish(anew, out), pruned)  # nothing of the older one gets into it
+    assert not Path(f"{out}.partial").exists()
+
+
 def test_killed_when_all_is_done(
     place: Place, prune_command: list[str], pruned: dict[str, np.ndarray]
 ) -> None:
