@@ -2,9 +2,9 @@
 
 PyTorch's fused attention has a backward pass for CPUs that takes longer in bf16 than the rest of
 the model: 6 layers of width 384 on one core, 16 rows of 128 tokens, 345 of 700 ms; three plain
-products and a softmax take 100 (benchmarks/attention.py compares whole steps, with the head of masked
-language modelling: 1.2 times as fast). Beyond some 300 tokens the scores no longer fit the caches, the
-two are equally fast, and the fused one needs no memory for the scores.
+products and a softmax take 100 (benchmarks/attention.py compares whole steps, with the head of
+masked language modelling: 1.2 times as fast). Beyond some 300 tokens the scores no longer fit the
+caches, the two are equally fast, and the fused one needs no memory for the scores.
 """
 
 from __future__ import annotations
