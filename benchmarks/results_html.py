@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -13,7 +12,6 @@ from prunella.report.html import Block, Code, Figure, Page, Section
 from prunella.report.tables import MISSING, Cell, Column, Table
 
 _NUMBER = re.compile(r"[+−-]?\d[\d,]*(\.\d+)?")
-_TOLD_IN_CODE = "`{}`"
 
 
 def page_of(document: str, picture: Callable[[str], str]) -> Page:
@@ -81,7 +79,7 @@ def _plain(token: Token) -> str:
     told = []
     for child in token.children or ():
         if child.type == "code_inline":
-            told.append(_TOLD_IN_CODE.format(child.content))
+            told.append(f"`{child.content}`")
         elif child.type in ("softbreak", "hardbreak"):
             told.append(" ")
         else:
@@ -90,27 +88,19 @@ def _plain(token: Token) -> str:
 
 
 def _table(tokens: Sequence[Token]) -> Table:
-    rows = [
-        [_plain(token).replace("`", "") for token in row if token.type == "inline"]
-        for opened, row in groupby(_marked_by_row(tokens), key=lambda pair: pair[0])
-        if opened
-        for row in [[token for _, token in row]]
-    ]
-    titles, body = rows[0], rows[1:]
+    rows: list[list[str]] = []
+    for token in tokens:
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline":
+            rows[-1].append(_plain(token).replace("`", ""))
+    titles, *body = rows
     columns = [
         Column(title, numeric=_is_numeric([row[place] for row in body]))
         for place, title in enumerate(titles)
     ]
     cells = [[_cell(text, c) for text, c in zip(row, columns, strict=True)] for row in body]
     return Table(columns, cells)
-
-
-def _marked_by_row(tokens: Sequence[Token]) -> Iterator[tuple[int, Token]]:
-    """Each token of a table with the number of its row."""
-    number = 0
-    for token in tokens:
-        number += token.type == "tr_open"
-        yield number, token
 
 
 def _is_numeric(texts: Sequence[str]) -> bool:

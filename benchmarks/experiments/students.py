@@ -6,7 +6,9 @@ weights are largest. It is then taught upstream on the same text as the sparse m
 tokens, with nothing pruned:
 
     python -m benchmarks.experiments.students --model DENSE --layers 3 --out START
-    prunella prune --model START --teacher DENSE --sparsity 0 --text TEXT ... --out STUDENT
+    prunella prune --model START --teacher DENSE --sparsity 0 --text TEXT --out STUDENT \\
+        --batch-tokens 2048 --steps 3100 --learning-rate 1e-3 --dropout 0 --frozen embeddings \\
+        --mlm 0 --distillation.logits 0 --distillation.hidden 1
 """
 
 from __future__ import annotations
