@@ -22,7 +22,16 @@ TASKS = "tasks.yaml"
 
 Weights = Literal["fp32", "int8"]
 Family = Literal[
-    "dense", "sparse", "gmp", "one-shot", "fewer-layers", "narrower", "frozen", "trained"
+    "dense",
+    "sparse",
+    "sparse-longer",
+    "gmp",
+    "one-shot",
+    "fewer-layers",
+    "sparse-layers",
+    "narrower",
+    "frozen",
+    "trained",
 ]
 # Stages that a cell begins with; which one, the model's entry says.
 FIRST_STAGES = ("transfer", "mask")

@@ -23,9 +23,11 @@ _KEPT = Cost("kept", "weights kept in the encoder's matrices", lambda share: f"{
 _ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain loops"}
 _FAMILIES = {
     "sparse": "pruned upstream",
+    "sparse-longer": "pruned upstream, longer",
     "gmp": "pruned at task time",
     "one-shot": "magnitude in one shot",
     "fewer-layers": "dense, fewer layers",
+    "sparse-layers": "fewer layers and zeros",
     "narrower": "dense, narrower",
 }
 # So that intervals of equal sparsity stand side by side.
@@ -125,6 +127,7 @@ def choices(
         "sparse": ("sparse",),
         "dense": ("fewer-layers", "narrower"),  # where both lines begin
         "fewer-layers": ("fewer-layers",),
+        "sparse-layers": ("sparse-layers",),
         "narrower": ("narrower",),
     }
     entries = {m: e for m, e in study.matrix.models.items() if e.family in groups}
@@ -142,7 +145,7 @@ def choices(
         names = tuple(_FAMILIES[name] for name in groups[entry.family] if name in run)
         quality = study.scores.average(arm, tasks) if arm in arms else None
         found.append(Choice(model, entry.title, names, quality, costs))
-    small = [m for m, e in entries.items() if e.family in ("fewer-layers", "narrower")]
+    small = [m for m, e in entries.items() if e.family not in ("sparse", "dense")]
     if not any(choice.quality for choice in found if choice.model in small):
         return [], ()  # there is nothing to compare with
     return found, tasks
