@@ -264,6 +264,7 @@ def test_progress_in_a_log_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("prunella.training.progress._SECONDS_BETWEEN_LINES", 0.0)
     answer = bench(*bench.prune("--log-every", 1, "--json"))
     assert "prune: 3/3 loss" in answer.stderr
+    assert "90.0 % zeros, 0 s left" in answer.stderr
     assert answer.document["stage"] == "prune"
 
 

@@ -13,7 +13,7 @@ from prunella.packed.sizes import Sizes
 from prunella.packing import Packed
 from prunella.processes import is_main
 from prunella.recipe import Recipe, Step
-from prunella.report.tables import Column, human_bytes
+from prunella.report.tables import Column, human_bytes, human_duration
 from prunella.report.terminal import table
 
 _NEXT = {
@@ -216,7 +216,7 @@ def _show_stage(console: Console, result: Any) -> None:
         if name not in beside
     ]
     rows += _dropped(record.get("text", {}))
-    rows.append(["time", _duration(record["seconds"])])
+    rows.append(["time", human_duration(record["seconds"])])
     console.print(table([Column("figure"), Column("value")], rows))
     if held_out:
         _show_held_out(console, held_out)
@@ -419,11 +419,6 @@ def _difference(name: str, value: float) -> str:
     """With its sign; in points where the metric is a share."""
     scaled, digits = (100 * value, 2) if name.endswith(_SHARES) else (value, 4)
     return f"{round(scaled, digits) + 0.0:+.{digits}f}"  # adding 0.0 takes the sign from -0.0
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _locked_zeros(locks: Sequence[Any]) -> int:

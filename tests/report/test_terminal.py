@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from prunella.report.tables import Cell, Column
+from prunella.report.tables import Cell, Column, human_duration
 from prunella.report.terminal import human_bytes, table
 
 
@@ -36,6 +36,22 @@ def printed(*arguments) -> list[str]:
 )
 def test_human_bytes(count, text):
     assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (75, "1 min 15 s"),
+        (3599.6, "1 h 0 min"),
+        (4379, "1 h 12 min"),
+        (90_000, "25 h 0 min"),
+    ],
+)
+def test_human_duration(seconds, text):
+    assert human_duration(seconds) == text
 
 
 @given(st.integers(0, 10**15), st.integers(0, 10**15))

@@ -106,6 +106,16 @@ def human_bytes(count: float) -> str:
     return f"{_three_digits(size)} TB"
 
 
+def human_duration(seconds: float) -> str:
+    """Two units of a time, the larger ones first: 4_350 -> "1 h 12 min", 75 -> "1 min 15 s"."""
+    whole = round(seconds)
+    if whole >= 3600:
+        hours, minutes = divmod(whole // 60, 60)
+        return f"{hours} h {minutes} min"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def _three_digits(size: float) -> str:
     decimals = 2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0
     return f"{size:.{decimals}f}"

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
+from prunella.report.tables import human_duration
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -22,9 +24,11 @@ class Progress(TrainerCallback):
         self.bar: Bar | None = None
         self.detail = ""
         self.last_line = 0.0
+        self.begun, self.first = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.last_line = time.monotonic()
+        self.last_line = self.begun = time.monotonic()
+        self.first = state.global_step
         if not self.console.is_terminal:
             return
         self.bar = Bar(
@@ -54,7 +58,13 @@ class Progress(TrainerCallback):
             self.bar.update(self.task, completed=state.global_step, detail=self.detail)
         elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            self.console.print(f"{self.label}: {state.global_step}/{self.steps} {self.detail}")
+            self.console.print(self._line(state.global_step), soft_wrap=True)
+
+    def _line(self, step: int) -> str:
+        spent = time.monotonic() - self.begun
+        left = spent / (step - self.first) * (self.steps - step)
+        parts = [self.detail, f"{human_duration(left)} left"]
+        return f"{self.label}: {step}/{self.steps} {', '.join(filter(None, parts))}"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.stop()
