@@ -90,6 +90,12 @@ def test_a_model_that_is_sparser_already_is_refused() -> None:
         resolve(100, current=0.95)
 
 
+@pytest.mark.parametrize("score", ["movement", "soft_movement", "l0", "smp", "abp"])
+def test_scores_that_learn_are_not_for_one_shot(score: str) -> None:
+    with pytest.raises(InputError, match=rf"'{score}' learns its scores .* gradually, or choose"):
+        resolve(100, one_shot=True, score=score)
+
+
 def test_one_shot_waits_for_what_the_score_sees() -> None:
     schedule = resolve_schedule(PruningSettings(one_shot=True), 100, 0.0, window=30)
     assert [step for step in range(1, 101) if schedule.updates_at(step)] == [30]

@@ -111,7 +111,7 @@ class PruningSettings(Settings):
     freeze: Annotated[float, Field(gt=0)] = 0.8
     """From here masks no longer move: up to 1 a share of all steps, above 1 a step."""
     update_every: Annotated[float, Field(gt=0)] | None = None
-    """Interval between choices of masks: below 1 a share of all steps, else steps. By default 0.01, or 0.1 for a score that takes long or retrains in rounds (obert, sparsegpt, lottery)."""
+    """Interval between choices of masks: below 1 a share of all steps, else steps. By default 0.01, or 0.1 for a score that takes long, retrains in rounds or sees a window (obert, sparsegpt, lottery, snip, wanda)."""
     one_shot: bool = False
     """Prune once: the first --window steps only gather what the score needs, at a learning rate of 0; all others recover. Start, growth_end, freeze and update_every do not count then."""
     score: Score = "magnitude"

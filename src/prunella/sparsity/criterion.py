@@ -93,6 +93,12 @@ def criterion_kind(name: str) -> type[Criterion]:
     return import_module(f"prunella.sparsity.criteria.{name}").CRITERION
 
 
+def learns(name: str) -> bool:
+    """Whether a criterion's scores learn, step by step, while the model trains."""
+    kind = criterion_kind(name)
+    return kind.gradients and not kind.window
+
+
 def load_criterion(name: str, context: Context, options: Mapping[str, float]) -> Criterion:
     """The criterion of a name; `options` are the further arguments of its class.
 

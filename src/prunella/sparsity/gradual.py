@@ -8,7 +8,7 @@ from torch import nn
 
 from prunella.errors import InputError
 from prunella.settings import PruningSettings
-from prunella.sparsity.criterion import Context, criterion_kind, load_criterion
+from prunella.sparsity.criterion import Context, criterion_kind, learns, load_criterion
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.patterns import NEURONS, NOfM, Pattern, Units, make_pattern, pattern_roles
 from prunella.sparsity.pruning import Pruning
@@ -53,6 +53,12 @@ def resolve_schedule(
             "from; pruning only removes weights: raise --sparsity or start from a denser model"
         )
     if settings.one_shot:
+        if learns(settings.score):
+            raise InputError(
+                f"--one-shot: '{settings.score}' learns its scores while the model trains, so one "
+                "choice before training means nothing; prune gradually, or choose snip, obert, "
+                "wanda, sparsegpt or magnitude"
+            )
         if window > steps:
             raise InputError(
                 f"one-shot pruning first takes {window} steps to gather what the score needs, but "

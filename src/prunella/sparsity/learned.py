@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from prunella.sparsity.scale import ranks
+from prunella.sparsity.scale import first_scores
 
 # The score of a weight that must not be kept; finite, as the optimiser multiplies it by 0.
 NEVER = -1e30
@@ -213,7 +213,7 @@ def _first_scores(weight: Tensor, method: Method, generator: torch.Generator) ->
     if method.spread:
         scores.normal_(method.initial, method.spread, generator=generator)
     if method.head_start:
-        scores += method.head_start * method.rate * (ranks(weight.abs().cpu()) - 0.5)
+        scores += first_scores(weight.cpu(), method.head_start * method.rate)
     return scores.to(weight.device).masked_fill_(weight == 0, NEVER)
 
 

@@ -128,9 +128,29 @@ class Pruning:
                 f"{module}: nothing passes through it, so this score knows nothing of it; leave it "
                 f"dense with --exclude {module}"
             ) from error
-        if self.criterion.returns:
-            return score
-        return score.masked_fill(~self.masks.kept(name), _GONE)
+        kept = self.masks.kept(name)
+        if self.criterion.gradients and _all_alike(score[kept]):
+            score = self._by_size(name)
+        if not self.criterion.returns:
+            return score.masked_fill(~kept, _GONE)
+        # Zeros that the model came with have no value to return with: "kept", they would be lost.
+        nothing = ~kept & (self.masks.dense(name) == 0)
+        return score.masked_fill(nothing, score.amin().item()) if nothing.any() else score
+
+    def _by_size(self, name: str) -> Tensor:
+        """Magnitude instead of a score that has seen nothing yet: a student equals its teacher
+        until something goes.
+
+        Raises:
+            InputError: In one shot, where nothing better comes later.
+        """
+        if self.schedule.still:
+            raise InputError(
+                f"{name}: its gradient is 0 in all of the window, so this score knows nothing of "
+                "it: does the student still equal its teacher? Add a loss (--mlm, --labels), or "
+                "choose another score"
+            )
+        return self.masks.dense(name).abs()
 
     def _watch(self, name: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -154,6 +174,10 @@ class Pruning:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             for total in self.criterion.sums.values():
                 dist.all_reduce(total)
+
+
+def _all_alike(scores: Tensor) -> bool:
+    return scores.numel() > 1 and bool(scores.amin() == scores.amax())
 
 
 def _broadcast(tensor: Tensor) -> None:

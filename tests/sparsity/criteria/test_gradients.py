@@ -159,3 +159,56 @@ def test_unknown_options() -> None:
         criterion("obert", [[1.0]], dampening=1.0)
     with pytest.raises(InputError, match="'snip' has no option 'block'; it has none"):
         criterion("snip", [[1.0]], block=1.0)
+
+
+def test_obert_of_what_is_left_is_exact() -> None:
+    """Weights that went earlier make up for nothing: costs are those of the smaller problem."""
+    gradients, minimum = quadratic(6, 3)
+    hessian = hessian_of(gradients)
+    left = [0, 2, 3, 5]
+    weight = best_with_only(left, hessian, minimum).float()
+    scores = criterion("obert", weight, block=6, damping=1e-12)
+    scores.masks.move({NAME: torch.tensor([[i in left for i in range(6)]])})
+    for gradient in gradients:
+        scores.see_gradient(NAME, gradient.view(1, -1))
+    costs = scores.score(NAME).reshape(-1)
+    before = loss_of(weight, hessian, minimum)
+    for q in left:
+        without = best_with_only([i for i in left if i != q], hessian, minimum)
+        wanted = loss_of(without, hessian, minimum) - before
+        assert costs[q].item() == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["movement", "soft_movement", "l0", "smp", "random", "magnitude"])
+def test_zeros_that_the_model_came_with_take_no_place(name: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 40)
+    weight[torch.rand(8, 40) < 0.6] = 0.0
+    run = pruning(name, weight, PruningSchedule(0.6, 0.8, 0, 3, 3, 3, 1))
+    run.masks.move({NAME: weight != 0})
+    for step in (1, 2, 3):
+        run.before_step(step)
+        run.masks.parameters[NAME].grad = torch.randn(8, 40)
+        run.after_backward(step)
+        run(step)
+    parameter = run.masks.parameters[NAME]
+    assert int(parameter.count_nonzero()) == int(run.masks.kept(NAME).sum()) == 64
+
+
+@pytest.mark.parametrize("name", ["movement", "snip"])
+def test_without_any_gradient_yet_the_smallest_go(name: str) -> None:
+    """The first step of a student that equals its teacher."""
+    run = pruning(name, [[3.0, -1.0, 2.0, -4.0]], PruningSchedule(0, 0.5, 0, 1, 2, 4, 1))
+    run.masks.parameters[NAME].grad = torch.zeros(1, 4)
+    run.after_backward(1)
+    run(1)
+    assert run.masks.parameters[NAME].tolist() == [[3.0, 0.0, 0.0, -4.0]]
+
+
+def test_in_one_shot_a_score_without_any_gradient_is_an_error() -> None:
+    schedule = PruningSchedule(0.0, 0.5, 0, 1, 1, 4, 1, still=1)
+    run = pruning("snip", [[1.0, 2.0]], schedule)
+    run.masks.parameters[NAME].grad = torch.zeros(1, 2)
+    run.after_backward(1)
+    with pytest.raises(InputError, match=r"^linear.weight: its gradient is 0 .* equal its teacher"):
+        run(1)

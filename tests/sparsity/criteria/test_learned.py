@@ -53,7 +53,8 @@ def test_l0_gates_weights_within_a_step_only() -> None:
 def test_l0_learns_what_matters_and_reaches_the_sparsity() -> None:
     """Outputs need the first half of the inputs only; what is kept is folded at the end."""
     torch.manual_seed(0)
-    run = pruning("l0", torch.full((1, 8), 0.5), PruningSchedule(0, 0.5, 0, 200, 200, 200, 200))
+    schedule = PruningSchedule(0, 0.5, 0, 200, 200, 200, 200)
+    run = pruning("l0", torch.full((1, 8), 0.5), schedule, rate=0.05, head_start=0)
     parameter = run.masks.parameters[NAME]
     for step in range(1, 201):
         run.before_step(step)
@@ -69,11 +70,10 @@ def test_l0_learns_what_matters_and_reaches_the_sparsity() -> None:
 
 
 def test_soft_movement_by_hand() -> None:
-    scores = criterion("soft_movement", [[1.0, -1.0]], rate=0.5, pressure=0.4)
+    scores = criterion("soft_movement", [[1.0, -1.0]], rate=0.5, pressure=0.4, head_start=0)
     scores.see_gradient(NAME, torch.tensor([[3.0, 4.0]]))
-    # Slopes 3 and -4 over their root mean square; sigmoid'(0) = 0.25.
-    rms = math.sqrt(12.5)
-    wanted = [-0.5 * (3 / rms + 0.1), -0.5 * (-4 / rms + 0.1)]
+    # Slopes 3 and -4 over their root mean square, cut to 1; sigmoid'(0) = 0.25.
+    wanted = [-0.5 * (3 / math.sqrt(12.5) + 0.1), -0.5 * (-1 + 0.1)]
     assert scores.score(NAME)[0].tolist() == pytest.approx(wanted, rel=1e-5)
 
 
@@ -169,20 +169,35 @@ def test_the_state_of_a_pruning_survives(name: str) -> None:
     assert run.masks.total_sparsity() == 0.5
 
 
-@pytest.mark.parametrize("name", ["smp", "abp"])
+@pytest.mark.parametrize("name", ["smp", "abp", "soft_movement", "l0"])
 def test_first_scores_follow_the_size_of_weights(name: str) -> None:
-    scores = criterion(name, [[0.1, -3.0, 0.2, 1.0]], rate=0.01, head_start=30)
-    scores.see_gradient(NAME, torch.zeros(1, 4))
+    options = {"rate": 0.01, "head_start": 30.0}
+    if name not in ("smp", "abp"):
+        options["pressure"] = 0.0
+    run = pruning(name, [[0.1, -3.0, 0.2, 1.0]], shot(0.5), **options)
+    one_step(run, 1, torch.ones(1, 4), torch.zeros(1, 4))
     wanted = torch.tensor([[-0.15, 0.15, -0.05, 0.05]])  # 30 steps of 0.01 from end to end
-    torch.testing.assert_close(scores.score(NAME), wanted)
+    found = run.criterion.score(NAME)
+    torch.testing.assert_close(found - found.mean(), wanted)
+
+
+def test_one_batch_does_not_outweigh_all_others() -> None:
+    """A slope of 50 times the others' size moves its score by one step, as often as they agree."""
+    scores = criterion("smp", torch.ones(1, 1000), rate=0.1, head_start=0)
+    quiet = torch.ones(1, 1000)
+    loud = quiet.clone()
+    loud[0, 0] = 50.0
+    scores.see_gradient(NAME, loud)
+    assert scores.score(NAME)[0, 0].item() == pytest.approx(-0.1)
+    scores.see_gradient(NAME, -quiet)
+    assert abs(scores.score(NAME)[0, 0].item()) < 0.1
 
 
 def test_smp_by_hand() -> None:
     scores = criterion("smp", [[1.0, 2.0]], rate=0.1, pressure=0.5, head_start=0)
     scores.see_gradient(NAME, torch.tensor([[3.0, -2.0]]))
     # w * g = (3, -4), of root mean square sqrt(12.5); sigmoid'(0) = 1/4.
-    scale = math.sqrt(12.5)
-    wanted = torch.tensor([[-0.1 * (3 / scale + 0.125), 0.1 * (4 / scale - 0.125)]])
+    wanted = torch.tensor([[-0.1 * (3 / math.sqrt(12.5) + 0.125), 0.1 * (1 - 0.125)]])
     torch.testing.assert_close(scores.score(NAME), wanted)
 
 

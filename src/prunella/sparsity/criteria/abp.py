@@ -4,9 +4,10 @@ arXiv 2105.03343: m = 1[theta > 0] forwards, dL/dtheta = dL/dm * t_s * sigmoid'(
 backwards, so that weights near the threshold learn fastest. The paper freezes the weights, which
 `prunella mask --method abp` does, and drives theta down by a constant drift; here the weights train
 on and the schedule says the sparsity, so theta is S less the lowest score that is kept. S descends
-by its gradient over the root mean square of dL/dm in the matrix, and begins with the weights' ranks
-by size, `head_start` steps from the least to the largest. The paper's threshold is one for all
-matrices: --scope global. One float32 a weight.
+by its gradient over the root mean square of dL/dm in the matrix, cut to 1, and begins with the
+weights' ranks by size, `head_start` steps from the least to the largest. The paper's threshold is
+one for all matrices: --scope global. While all S lie within +-1 of it, sigmoid' hardly varies (0.25
+to 0.20): `steepness` 1 is close to SMP, above 3 it is not. One float32 a weight.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prunella.sparsity.criterion import Context, Criterion
-from prunella.sparsity.scale import ranks, without_scale
+from prunella.sparsity.scale import first_scores, without_scale
 
 
 class Abp(Criterion):
@@ -49,7 +50,7 @@ class Abp(Criterion):
         weight = self.masks.dense(name).float()
         slope = without_scale(self.state, name, gradient.float() * weight)
         if name not in self.state:
-            self.state[name] = (ranks(weight.abs()) - 0.5) * (self.head_start * self.rate)
+            self.state[name] = first_scores(weight, self.head_start * self.rate)
             self.state[f"{name}|threshold"] = self.state[name].amin()  # nothing is removed yet
         soft = self.state[name].sub(self.state[f"{name}|threshold"]).mul_(self.steepness).sigmoid_()
         self.state[name] -= 4 * self.rate * slope * soft * (1 - soft)

@@ -7,7 +7,8 @@ P(z > 0) = sigmoid(log_alpha - temperature * log(0.1 / 1.1)). The score is log_a
 schedule chooses the sparsity, so that it is reached exactly. A step has one gate a weight, for all
 of its micro-batches and processes. At the last choice of masks the gates end: each weight is
 multiplied by its gate without chance, clamp(1.2 sigmoid(log_alpha) - 0.1), and trains on without.
-log_alpha descends as the scores of soft movement. Memory: three float32 a weight.
+log_alpha descends as the scores of soft movement, and begins around `start` in the order of the
+weights' sizes; in the paper all begin equal. Memory: three float32 a weight.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from prunella.sparsity.criterion import Context, Criterion, pseudo_random
-from prunella.sparsity.scale import without_scale
+from prunella.sparsity.scale import first_scores, without_scale
 
 _LOW, _HIGH = -0.1, 1.1
 # A gate that is closed without chance would be a zero beyond the sparsity that was asked for.
@@ -33,7 +34,9 @@ class L0(Criterion):
         rate: Learning rate of log_alpha.
         pressure: Weight of P(z > 0), per weight.
         temperature: Of the concrete distribution.
-        start: log_alpha at first; 2.2 opens gates by 90 %.
+        start: log_alpha at first, in the middle; 2.2 opens gates by 90 %.
+        head_start: First log_alpha of the largest weight less that of the smallest, in steps of
+            `rate`.
     """
 
     gradients = True
@@ -42,16 +45,19 @@ class L0(Criterion):
     def __init__(
         self,
         context: Context,
-        rate: float = 0.05,
+        rate: float = 0.02,
         pressure: float = 0.1,
         temperature: float = 2 / 3,
         start: float = 2.2,
+        head_start: float = 100.0,
     ) -> None:
         super().__init__(context)
-        if rate <= 0 or pressure < 0 or temperature <= 0:
-            raise ValueError("rate and temperature must be above 0, pressure not below")
+        if rate <= 0 or temperature <= 0 or pressure < 0 or head_start < 0:
+            raise ValueError(
+                "rate and temperature must be above 0, pressure and head_start not below"
+            )
         self.rate, self.pressure, self.temperature = rate, pressure, temperature
-        self.start = start
+        self.start, self.head_start = start, head_start
         self._open: dict[str, tuple[Tensor, Tensor]] = {}  # weights and gates within a step
 
     @torch.no_grad()
@@ -85,10 +91,10 @@ class L0(Criterion):
         return self.masks.dense(name) * gate
 
     def _log_alpha(self, name: str) -> Tensor:
-        found = self.state.get(name)
-        if found is not None:
-            return found
-        return torch.full_like(self.masks.parameters[name], self.start, dtype=torch.float32)
+        if name not in self.state:
+            weight = self.masks.dense(name).float()
+            self.state[name] = first_scores(weight, self.head_start * self.rate) + self.start
+        return self.state[name]
 
 
 def hard_concrete(log_alpha: Tensor, uniform: Tensor, temperature: float) -> Tensor:

@@ -44,7 +44,8 @@ class Obert(Criterion):
         self.block, self.damping = int(block), damping
 
     def see_gradient(self, name: str, gradient: Tensor) -> None:
-        g = self._blocks(gradient.float())
+        # A removed weight cannot make up for others, so F is of those that are left.
+        g = self._blocks(gradient.float() * self.masks.kept(name))
         if name not in self.state:
             self.state[name] = g.new_zeros(len(g), self.block, self.block)
             self.state[f"{name}|count"] = g.new_zeros(())

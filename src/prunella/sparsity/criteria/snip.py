@@ -16,6 +16,7 @@ class Snip(Criterion):
     """s = |sum w * dL/d(w * m)|, over the steps of a window."""
 
     gradients = True
+    update_every = 0.1
 
     def see_gradient(self, name: str, gradient: Tensor) -> None:
         step = gradient.float() * self.masks.dense(name).float()

@@ -16,6 +16,7 @@ class Wanda(Criterion):
     """s_ij = |w_ij| * ||x_j||."""
 
     inputs = True
+    update_every = 0.1
 
     def see_inputs(self, name: str, inputs: Tensor) -> None:
         squares = inputs.square().sum(0)
