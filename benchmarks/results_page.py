@@ -63,6 +63,7 @@ class Page:
             "worth-plot": lambda: plots.worth_plots(worth, self.latency),
             "adapting-table": lambda: tables.level_table(adapting),
             "adapting-plot": lambda: plots.level_plots(adapting),
+            "adapting-tuning": lambda: tables.tuning_table(adapting),
             "mask-ablation": lambda: tables.ablation_table(self.results),
             "criteria-table": lambda: tables.level_table(criteria),
             "criteria-plot": lambda: plots.level_plots(criteria),
