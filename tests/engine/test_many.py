@@ -42,16 +42,16 @@ def tasks(
 ) -> Callable[..., Tasks]:
     made: dict[Any, Tasks] = {}
 
-    def make(family: str = "bert") -> Tasks:
-        if family not in made:
+    def make(family: str = "bert", tables: bool = False) -> Tasks:
+        if (family, tables) not in made:
             folder = tmp_path_factory.mktemp(f"many-{family}")
-            made[family] = _tasks(folder, family, tiny_tokenizer)
-        return made[family]
+            made[family, tables] = _tasks(folder, family, tiny_tokenizer, tables)
+        return made[family, tables]
 
     return make
 
 
-def _tasks(folder: Path, family: str, tokenizer: BertTokenizer) -> Tasks:
+def _tasks(folder: Path, family: str, tokenizer: BertTokenizer, tables: bool) -> Tasks:
     import torch
 
     base = random_model(family, None, len(tokenizer), {})
@@ -67,7 +67,8 @@ def _tasks(folder: Path, family: str, tokenizer: BertTokenizer) -> Tasks:
         masked = set()
         with torch.no_grad():
             for parameter, weight in model.named_parameters():
-                if ".layer." in parameter and weight.ndim == 2:
+                inside = ".layer." in parameter or (tables and "word_embeddings" in parameter)
+                if inside and weight.ndim == 2:
                     weight.mul_(torch.rand_like(weight) < (0.4, 0.9)[number]).add_(0.0)
                     masked.add(parameter)
         model.save_pretrained(folder / name)
@@ -137,6 +138,20 @@ def test_one_task_is_compiled_at_a_time(tasks: Callable[..., Tasks]) -> None:
     assert both.memory <= bits + apart - words  # one table of embeddings for both
 
 
+def test_tasks_that_mask_the_tables_have_tables_of_their_own(tasks: Callable[..., Tasks]) -> None:
+    made = tasks(tables=True)
+    models = prunella.load(made.backbone, masks=made.masks, threads=1, resident=2)
+    ids = np.array([2, 7, 9, 11, 3], np.int32)
+    run = (ids, np.zeros(5, np.int32), np.array([5], np.int32), np.arange(5, dtype=np.int32))
+    for model, path in zip(models.values(), made.alone, strict=True):
+        alone = prunella.load(path, threads=1)
+        np.testing.assert_allclose(
+            model.runner.run(*run), alone.runner.run(*run), rtol=1e-4, atol=1e-5
+        )
+    bits = sum(Path(mask).stat().st_size for mask in made.masks)
+    assert models.memory == bits + sum(model.runner.memory for model in models.values())
+
+
 def test_the_longest_unused_makes_room() -> None:
     from prunella.engine.many import Shelf
 
@@ -149,7 +164,7 @@ def test_the_longest_unused_makes_room() -> None:
     for name in ("a", "b", "a", "c", "a", "b"):
         assert shelf.get(name, maker(name)) == name
     assert made == ["a", "b", "c", "b"]
-    assert shelf.held() == ["a", "b"]
+    assert list(shelf.held().values()) == ["a", "b"]
 
 
 def test_names_of_tasks(tasks: Callable[..., Tasks], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Kernels read a matrix in a layout of their own, so a task that answers has its matrices compiled.
 Only the latest ones stay so; the others are bits in their files until they are asked again. Tables
-of embeddings, which no task changes, are held once.
+of embeddings are held once, but for tasks that mask them as well.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from prunella.errors import InputError
 from prunella.packed.mask_file import MASK_FILE, MaskFile, open_mask
 from prunella.packed.masked import MaskedFile
 from prunella.packed.read import PackedFile, Weights
+from prunella.roles import is_embedding
 
 
 class Models(Mapping[str, Model]):
@@ -52,10 +53,15 @@ class Models(Mapping[str, Model]):
 
     @property
     def memory(self) -> int:
-        """Bytes of weights held: shared tables once, matrices of compiled tasks, and all masks."""
-        compiled = self._shelf.held()
-        tables = max((model.tables for model in compiled), default=0)
-        matrices = sum(model.memory - model.tables for model in compiled)
+        """Bytes of weights held: shared tables once, matrices of compiled tasks, and all masks.
+
+        A task whose mask takes from the tables has tables of its own.
+        """
+        held = self._shelf.held()
+        own = {name for name in held if any(map(is_embedding, self._masks[name].masked))}
+        shared = max((held[name].tables for name in held.keys() - own), default=0)
+        tables = shared + sum(held[name].tables for name in own)
+        matrices = sum(model.memory - model.tables for model in held.values())
         return tables + matrices + sum(mask.packed.size for mask in self._masks.values())
 
 
@@ -77,9 +83,10 @@ class Shelf:
             self._models.move_to_end(name)
             return self._models[name]
 
-    def held(self) -> list[CompiledModel]:
+    def held(self) -> dict[str, CompiledModel]:
+        """Those in memory, by task, the longest unused first."""
         with self._lock:
-            return list(self._models.values())
+            return dict(self._models)
 
 
 class ShelvedRunner:
