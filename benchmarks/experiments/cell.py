@@ -169,18 +169,13 @@ class CellRun:
         file.unlink()
         cell = self.cell
         return {
-            "name": f"{cell.matrix}/{cell.name}/{weights}",
-            "matrix": cell.matrix,
-            "model": cell.model,
-            "family": cell.entry.family,
+            **self._place_of(weights),
             "task": cell.task,
             "seed": cell.seed,
             "weights": weights,
             "tried": self.place.mode.tried,
             "start": upstream(cell.entry.start, self.place.start(cell)),
-            "teacher": cell.entry.teacher,
             "rows": {"train": rows[0].name, "scored": rows[1].name},
-            "settings": {stage: layer for stage, layer in cell.layers.items() if layer},
             "settings_hash": cell.settings_hash(weights),
             "run_hash": self.digest(weights),
             "main": found.main,
@@ -195,6 +190,22 @@ class CellRun:
             "machine": _machine(self.place.threads),
             "versions": versions(),
             "commit": _commit(),
+        }
+
+    def taken_over(self, record: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
+        """The result of the same run in another matrix, as one of this cell."""
+        return {**record, **self._place_of(weights), "run_as": record["name"]}
+
+    def _place_of(self, weights: Weights) -> dict[str, Any]:
+        """Which row of which table a result is for."""
+        cell = self.cell
+        return {
+            "name": f"{cell.matrix}/{cell.name}/{weights}",
+            "matrix": cell.matrix,
+            "model": cell.model,
+            "family": cell.entry.family,
+            "settings": {stage: layer for stage, layer in cell.layers.items() if layer},
+            "teacher": cell.entry.teacher,
             "command": command(cell, self.place),
         }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.experiments.cell import CellRun, Place
 from benchmarks.experiments.matrix import Cell, Matrix, Weights
-from benchmarks.experiments.records import read_record, record_path, write_record
+from benchmarks.experiments.records import all_records, read_record, record_path, write_record
 from prunella.errors import InputError
 
 _WAIT = 15.0
@@ -48,6 +48,7 @@ class Runner:
         Raises:
             InputError: If settings, models or data do not fit; before anything is run.
         """
+        self._take_over(cells)
         pending = [cell for cell in cells if self.missing(cell)]
         for cell in pending:
             CellRun(self.matrix, cell, self.place).check(self.weights)
@@ -57,6 +58,23 @@ class Runner:
             if len(busy) == len(pending):
                 time.sleep(self.wait)
             pending = busy
+
+    def _take_over(self, cells: Sequence[Cell]) -> None:
+        """Takes what another matrix has run already, with the same settings, models and rows."""
+        if self.place.mode.tuning:
+            return
+        known = {
+            record["run_hash"]: record
+            for record in all_records(self.place.results / self.place.mode.folder)
+        }
+        for cell in cells:
+            run = CellRun(self.matrix, cell, self.place)
+            for weights in self.missing(cell):
+                record = known.get(run.digest(weights))
+                if record is not None and record["weights"] == weights:
+                    path = record_path(self.place.results, self.place.mode, cell, weights)
+                    write_record(path, run.taken_over(record, weights))
+                    self.say(f"{cell.name} {weights}: taken over from {record['name']}")
 
     def _try(self, cell: Cell) -> bool:
         """Runs a cell unless others are at work on it or on its teacher; whether it is done."""

@@ -110,6 +110,24 @@ def test_a_matrix_is_run_once_and_again_where_it_changed(
     assert after["m/gmp/single/0/fp32"]["run_hash"] != found["m/gmp/single/0/fp32"]["run_hash"]
 
 
+def test_what_another_matrix_has_run_is_taken_over(
+    matrix: Callable[..., Matrix], place: Place, tmp_path: Path
+) -> None:
+    run(matrix(), place, "dense", ["fp32"])
+    (tmp_path / "other.yaml").write_text(
+        (tmp_path / "m.yaml").read_text(encoding="utf-8").replace("title: gmp", "title: Else"),
+        encoding="utf-8",
+    )
+    other = load_matrix("other", tmp_path)
+    said, _ = run(other, place, "dense", ["fp32"])
+    assert said == ["dense/single/0 fp32: taken over from m/dense/single/0/fp32",
+                    "1 cells, 0 of them to run"]  # fmt: skip
+    first, second = results(place).values()
+    assert (second["name"], second["run_as"]) == ("other/dense/single/0/fp32", first["name"])
+    assert second["metrics"] == first["metrics"]
+    assert second["command"].startswith("python -m benchmarks.experiments other --only dense/")
+
+
 def test_tuning_scores_rows_of_train_and_keeps_its_results_apart(
     matrix: Callable[..., Matrix], place: Place
 ) -> None:
