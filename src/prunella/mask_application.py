@@ -174,6 +174,7 @@ def _record(
         metrics={},
         seconds=time.monotonic() - begun,
         task=mask.packed.metadata.get("task") or {},
+        mask=mask.learned,
     )
     roles = [tensor for tensor in made.tensors if tensor.role]
     total = sum(tensor.size for tensor in roles)

@@ -16,10 +16,13 @@ from transformers import AutoModelForSequenceClassification
 from prunella import settings as s
 from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
+from prunella.data.readers import content_hash
 from prunella.errors import InputError
 from prunella.packed.mask_file import open_mask
 from prunella.stages.mask import mask
 from prunella.stages.transfer import transfer
+from prunella.study.networks import open_networks
+from prunella.study.records import labels_of
 from prunella.training import loop
 
 Make = Callable[..., Path]
@@ -130,6 +133,14 @@ def test_applying_gives_the_same_checkpoint(
     record = open_checkpoint(out).provenance
     assert record is not None
     assert record["task"] == result.provenance["task"]
+    assert record["task"]["pairs"] is False
+    data = result.provenance["identity"]["data"]
+    assert record["mask"] == {"method": "smp", "train": "single-train.jsonl", "data": data}
+    assert data["train"] == content_hash(place.rows()["train"])
+    # A study finds one method and one task in the checkpoint, in the mask and in what it makes.
+    paths = [str(result.out), str(result.out / "task.mask"), out]
+    labels = labels_of([n.record for n in open_networks(paths)], [place.folder] * 3)
+    assert labels == {"method": ["smp"] * 3, "task": ["single-train.jsonl"] * 3}
     assert record["sparsity"]["total"] == pytest.approx(0.7, abs=1e-3)
     assert main(command) == 2
     assert "exists; choose another --out or pass --overwrite" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +26,20 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Make:
-    """`checkpoint(name, query=MASK, ...)`: two heads of width 2; all else is kept."""
+    """`checkpoint(name, query=MASK, ...)`: two heads of width 2; all else is kept.
 
-    def make(name: str, *, prefix: str = "bert.", heads: int = 2, **masks: np.ndarray) -> Path:
+    `query_bias` are values; without them there is no bias. `record` is the provenance.
+    """
+
+    def make(
+        name: str,
+        *,
+        prefix: str = "bert.",
+        heads: int = 2,
+        query_bias: np.ndarray | None = None,
+        record: dict[str, Any] | None = None,
+        **masks: np.ndarray,
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(
@@ -41,6 +53,11 @@ def checkpoint(tmp_path: Path) -> Make:
         }
         table = masks.get("word_embeddings", np.ones((5, 4)))
         tensors[f"{prefix}embeddings.word_embeddings.weight"] = _weights(table)
+        if query_bias is not None:
+            name = f"{prefix}encoder.layer.0.{NAMES['query']}.bias"
+            tensors[name] = query_bias.astype(np.float32)
+        if record is not None:
+            (folder / "prunella.json").write_text(json.dumps(record))
         save_file(tensors, folder / "model.safetensors")
         return folder
 

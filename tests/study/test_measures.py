@@ -13,12 +13,12 @@ from prunella.study.fan import fan
 from prunella.study.spectrum import spectrum
 
 
-def judged(heads: int | None = 2, **masks: np.ndarray):
+def judged(heads: int | None = 2, biased: np.ndarray | None = None, **masks: np.ndarray):
     layer = {}
     for name, shape in SHAPES.items():
         mask = masks.get(name, np.ones(shape)) != 0
         layer[name] = Margins(mask.sum(axis=1), mask.sum(axis=0))
-    return connections(layer, heads)
+    return connections(layer, heads, biased)
 
 
 def without(role: str, *, rows: tuple[int, ...] = (), columns: tuple[int, ...] = ()) -> np.ndarray:
@@ -68,10 +68,42 @@ def test_an_empty_head_leaves_nothing_disconnected():
 
 
 def test_query_and_key_meet_in_a_dimension():
-    found = judged(query=without("query", rows=(0, 1)))
+    found = judged(biased=np.zeros(4, bool), query=without("query", rows=(0, 1)))
     assert found is not None
     assert found.disconnected["key"] == 8 == found.disconnected_total
     assert (found.uniform_heads, found.heads_gone) == (1, 0)
+
+
+@pytest.mark.parametrize("biased", [np.array([True, False, False, False]), None])
+def test_a_bias_asks_for_keys_where_the_query_has_no_weights(biased):
+    found = judged(biased=biased, query=without("query", rows=(0, 1)))
+    assert found is not None
+    # Without a file that says so, no bias is taken to be zero.
+    assert found.disconnected["key"] == (0 if biased is None else 4) == found.disconnected_total
+    assert found.uniform_heads == 0
+
+
+def test_a_head_without_keys_is_uniform_whatever_asks():
+    found = judged(biased=np.ones(4, bool), key=without("key", rows=(2, 3)))
+    assert found is not None
+    assert found.disconnected["query"] == 8 == found.disconnected_total
+    assert (found.uniform_heads, found.heads_gone) == (1, 0)
+
+
+def test_uniform_heads_are_those_whose_softmax_is_flat():
+    """By the softmax itself: dimensions 0 and 1 are one head, with an empty query or key."""
+    rng = np.random.default_rng(0)
+    tokens, query, key = rng.normal(size=(5, 4)), rng.normal(size=(4, 4)), rng.normal(size=(4, 4))
+    query_bias, key_bias = rng.normal(size=(2, 4))
+    for empty, bias in (("query", query_bias), ("query", np.zeros(4)), ("key", query_bias)):
+        masks = {name: np.ones((4, 4)) for name in ("query", "key")}
+        masks[empty][:2] = 0
+        asked = (tokens @ (query * masks["query"]).T + bias)[:, :2]
+        held = (tokens @ (key * masks["key"]).T + key_bias)[:, :2]
+        flat = np.ptp(asked @ held.T, axis=1).max() < 1e-12
+        found = judged(biased=bias != 0, **masks)
+        assert found is not None
+        assert found.uniform_heads == flat
 
 
 @pytest.mark.parametrize("heads", [3, 8])

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from study.test_study import of
+from transformers import AutoModel, AutoModelForSequenceClassification
 
+from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
 from prunella.errors import InputError
+from prunella.models import load_tokenizer
 from prunella.study.outputs import linear_cka
+from prunella.study.records import reads_pairs
 from prunella.study.run import study
+from prunella.tasks.classification import Classification
+from prunella.tasks.multi_label import MultiLabel
+from prunella.tasks.regression import Regression
+from prunella.tasks.texts import TextRows
 
 Make = Callable[..., Path]
 TEXTS = ["the first text", "a second one", "and one more of them", "the end"] * 4
@@ -26,7 +38,7 @@ def texts(tmp_path: Path) -> str:
 
 
 def test_cka_by_the_definition_with_kernels() -> None:
-    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with linear kernels (equation 2)."""
+    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with linear kernels."""
     torch.manual_seed(0)
     x, y = torch.randn(40, 6).double(), torch.randn(40, 9).double()
     x, y = x - x.mean(0), y - y.mean(0)
@@ -45,15 +57,47 @@ def test_cka_ignores_rotation_and_scale_alone() -> None:
     assert linear_cka(x, torch.zeros(50, 2).double()) == 0
 
 
-def test_models_on_text(tiny_checkpoint: Make, tmp_path: Path, texts: str) -> None:
-    same = tiny_checkpoint("bert", "classifier")
+@pytest.fixture
+def model(tiny_checkpoint: Make, tmp_path: Path) -> Make:
+    """`model(name, task=..., data=...)`: a copy of a tiny classifier with a record."""
+
+    def make(
+        name: str,
+        task: dict[str, Any] | None = None,
+        data: dict[str, str] | None = None,
+        config: dict[str, Any] | None = None,
+        **kind: Any,
+    ) -> Path:
+        folder = shutil.copytree(tiny_checkpoint("bert", "classifier", **kind), tmp_path / name)
+        if task is not None:
+            record = {
+                "stage": "transfer",
+                "settings": {"train": "train.jsonl"},
+                "identity": {"data": data or {}},
+                "task": task,
+            }
+            (folder / "prunella.json").write_text(json.dumps(record))
+        read = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(read | (config or {})))
+        return folder
+
+    return make
+
+
+SINGLE = {"kind": "classification", "labels": ["0", "1"], "pairs": False}
+ROWS = {"train": "a" * 64, "validation": "b" * 64}
+
+
+def outputs_of(*folders: Path, texts: str) -> dict[str, Any]:
+    return study(of(*folders, text=texts, spectra=False)).to_json()["outputs"]
+
+
+def test_models_on_text(tiny_checkpoint: Make, model: Make, texts: str) -> None:
+    same, copy = (model(name, SINGLE, ROWS) for name in ("same", "copy"))
     encoder = tiny_checkpoint("bert", "base")
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in same.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
     found = study(of(same, copy, encoder, text=texts, texts=10)).to_json()["outputs"]
     assert found["texts"] == 10
+    assert found["unasked"] == {}
     by_pair = {(p["first"], p["second"]): p for p in found["pairs"]}
     alike = by_pair[same.name, "copy"]
     assert alike["cka"] == pytest.approx([1.0] * len(alike["cka"]))
@@ -61,6 +105,105 @@ def test_models_on_text(tiny_checkpoint: Make, tmp_path: Path, texts: str) -> No
     assert alike["same_answers"] == 1.0
     other = by_pair[same.name, encoder.name]
     assert other["same_answers"] is None
+
+
+def test_special_tokens_do_not_count(tiny_checkpoint: Make, texts: str) -> None:
+    folders = [tiny_checkpoint("bert", "base", seed=seed) for seed in (0, 1)]
+    found = outputs_of(*folders, texts=texts)
+    tokenizer = load_tokenizer(open_checkpoint(folders[0]))
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    assert found["tokens"] == sum(map(len, ids))
+    layers = []
+    for folder in folders:
+        encoder = AutoModel.from_pretrained(folder).eval()
+        given = [torch.tensor([tokenizer(text)["input_ids"]]) for text in TEXTS]
+        with torch.inference_mode():
+            rows = torch.cat([encoder(i).last_hidden_state[0, 1:-1] for i in given]).double()
+        layers.append(rows - rows.mean(0))
+    assert found["pairs"][0]["cka"][-1] == pytest.approx(linear_cka(*layers), abs=1e-4)
+
+
+def test_a_task_is_told_by_records_and_not_by_labels(model: Make, texts: str) -> None:
+    """The labels of all of these are LABEL_0 and LABEL_1, and all are the same model."""
+    folders = [
+        model("first", SINGLE, ROWS),
+        model("more-rows", SINGLE, ROWS | {"train": "c" * 64}),
+        model("other-data", SINGLE, {"train": "d" * 64, "validation": "e" * 64}),
+        model("other-labels", SINGLE | {"labels": ["no", "yes"]}, ROWS),
+    ]
+    found = outputs_of(*folders, texts=texts)
+    answers = {(p["first"], p["second"]): p["same_answers"] for p in found["pairs"]}
+    assert answers.pop(("first", "more-rows")) == 1.0
+    assert set(answers.values()) == {None}
+
+
+def test_regressors_of_one_task_correlate(model: Make, texts: str) -> None:
+    task = {"kind": "regression", "labels": [], "pairs": False}
+    scores = {"labels": 1, "config": {"problem_type": "regression"}}
+    folders = [
+        model("a", task, ROWS, **scores),
+        model("b", task, ROWS, seed=1, **scores),
+        model("c", task, {"train": "f" * 64}, **scores),
+    ]
+    first, *others = outputs_of(*folders, texts=texts)["pairs"]
+    assert -1 <= first["r"] < 1 and first["same_answers"] is None
+    assert [pair["r"] for pair in others] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        (SINGLE | {"pairs": True}, "reads pairs of texts"),
+        (SINGLE, None),
+        (SINGLE | {"pairs": None}, "no record says"),
+        ({"kind": "classification", "labels": ["0", "1"], "pair": "b"}, "reads pairs of texts"),
+        ({"kind": "classification", "labels": ["0", "1"], "text": "a", "pair": None}, None),
+        ({"kind": "classification", "labels": ["0", "1"]}, "no record says"),
+        (None, "no record says"),
+    ],
+)
+def test_models_are_asked_only_what_they_read(
+    model: Make, tmp_path: Path, texts: str, task: dict[str, Any] | None, reason: str | None
+) -> None:
+    folders, out = [model(name, task, ROWS) for name in ("a", "b")], tmp_path / "page.html"
+    found = study(of(*folders, text=texts, spectra=False, out=str(out))).to_json()["outputs"]
+    (pair,) = found["pairs"]
+    assert pair["cka"][-1] == pytest.approx(1)
+    if reason is None:
+        assert pair["same_answers"] == 1.0 and not found["unasked"]
+        return
+    assert pair["same_answers"] is None
+    assert found["unasked"].keys() == {"a", "b"}
+    assert reason in found["unasked"]["a"]
+    assert f"No predictions of a are compared: {found['unasked']['a']}." in out.read_text()
+
+
+@pytest.mark.parametrize("kind", [Classification(), MultiLabel(), Regression()])
+@pytest.mark.parametrize("pairs", [None, ["c", "d"]])
+def test_kinds_record_whether_they_read_pairs(kind: Any, pairs: list[str] | None) -> None:
+    """Columns that were found by their usual names are not in the record."""
+    rows = TextRows(["a", "b"], pairs, np.zeros(2), [])
+    assert reads_pairs({"task": kind.traits(rows)}) == (pairs is not None)
+
+
+def test_a_data_set_of_the_hub_says_whether_it_has_pairs() -> None:
+    task = {"kind": "classification", "labels": ["0", "1"]}
+    records = [{"task": task, "settings": {"train": f"hub:{n}"}} for n in ("stsb", "glue/sst2")]
+    assert [reads_pairs(record) for record in records] == [True, False]
+
+
+def test_several_labels_are_compared_as_sets(model: Make, texts: str) -> None:
+    """One has more labels than the other, of which the likeliest is the same."""
+    task = {"kind": "multi-label", "labels": ["x", "y", "z"], "pairs": False}
+    several = {"labels": 3, "config": {"problem_type": "multi_label_classification"}}
+    few, many, copy = (model(name, task, ROWS, **several) for name in ("few", "many", "copy"))
+    head = AutoModelForSequenceClassification.from_pretrained(many)
+    with torch.no_grad():
+        head.classifier.bias.fill_(100)
+    head.save_pretrained(many)
+    first, same, _ = outputs_of(few, many, copy, texts=texts)["pairs"]
+    assert (first["second"], same["second"]) == ("many", "copy")
+    assert (first["same_answers"], same["same_answers"]) == (0, 1)
 
 
 def test_the_command_and_bad_input(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from prunella.study.overlap import Common, agreement, common, holm, overlap, significance, to_bits
+from prunella.study.overlap import (
+    ABOUT,
+    Common,
+    agreement,
+    common,
+    holm,
+    overlap,
+    significance,
+    to_bits,
+)
 
 
 def drawn(shape: tuple[int, int], kept: int, rng: np.random.Generator) -> np.ndarray:
@@ -66,6 +76,18 @@ def test_the_expectation_and_the_variance_are_those_of_drawn_masks():
         counts.append(totals.both)
     assert np.mean(counts) == pytest.approx(totals.expected, abs=0.15)
     assert np.var(counts) == pytest.approx(totals.variance, rel=0.1)
+
+
+def test_matching_rows_and_columns_is_rough_where_they_are_uneven_as_the_page_says():
+    """Against all masks of the same counts, drawn alike, by whose shares the overlap is known."""
+    every = [np.array(bits).reshape(3, 3) for bits in product((False, True), repeat=9)]
+    counts = [(tuple(mask.sum(axis=0)), tuple(mask.sum(axis=1))) for mask in every]
+    for wanted, sign in (((1, 1, 1), 0), ((2, 1, 1), 1), ((3, 2, 2), -1)):
+        alike = [m for m, held in zip(every, counts, strict=True) if held == (wanted, wanted)]
+        exact = np.square(np.mean(alike, axis=0)).sum()
+        found = common(to_bits(alike[0]), to_bits(alike[-1])).margins
+        assert np.sign(round(found - exact, 9)) == sign
+    assert "rough" in ABOUT.doubts
 
 
 def test_the_approximation_is_near_the_exact_test():

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from study.conftest import Make
 
+from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
 from prunella.errors import InputError
-from prunella.packing import pack
-from prunella.settings import PackSettings, StudySettings
+from prunella.packing import pack, unpack
+from prunella.settings import PackSettings, StudySettings, UnpackSettings
 from prunella.study.networks import open_networks, short_names
 from prunella.study.run import study
 
@@ -57,6 +58,57 @@ def test_a_packed_file_has_the_masks_of_its_checkpoint(tiny_checkpoint, tmp_path
     assert first.shapes == second.shapes and first.heads == second.heads == 2
     for place in (place for place in first.shapes if place.layer is not None):
         assert np.array_equal(first.read(place), second.read(place))
+
+
+def test_zeros_of_rounding_alone_are_no_mask(tiny_checkpoint, tmp_path: Path):
+    """A dense model in int8, packed, unpacked and quantised: nothing of it counts as pruned."""
+    folder, file = tiny_checkpoint("bert", "classifier"), tmp_path / "m.prn"
+    pack(PackSettings(model=str(folder), out=str(file), weights="int8", embeddings="int8"))
+    unpacked = unpack(UnpackSettings(model=str(file), out=str(tmp_path / "unpacked")))
+    rounded = [a for n, _, a in open_checkpoint(unpacked).arrays() if "query.weight" in n]
+    zeros = sum(np.count_nonzero(array == 0) for array in rounded)
+    assert 0.001 < zeros / sum(array.size for array in rounded) < 0.05
+    document = study(of(folder, file, unpacked)).to_json()
+    # In fp32 the row of the padding is zero.
+    assert document["compared"] == ["word embeddings"]
+    assert {n["density"] for n in document["networks"]} == {1.0}
+    for rounded in document["networks"][1:]:
+        assert {matrix["density"] for matrix in rounded["matrices"]} == {1.0}
+
+
+def test_quantised_weights_packed_in_fp32_count_alike(checkpoint: Make, tmp_path: Path):
+    almost = np.ones((64, 64))
+    almost[0, 0] = 0
+    record = {"stage": "quantize", "quantization": {"scheme": "int8"}}
+    wide = {n: np.ones((64, 64)) for n in ("key", "value", "attention_output")}
+    for name, given, kept in (("a", record, 64 * 64), ("b", {"stage": "transfer"}, 64 * 64 - 1)):
+        folder = checkpoint(name, record=given, query=almost, **wide)
+        pack(PackSettings(model=str(folder), out=str(tmp_path / f"{name}.prn"), weights="fp32"))
+        (network,) = open_networks([str(tmp_path / f"{name}.prn")])
+        place = next(place for place in network.shapes if place.component == "query")
+        assert np.count_nonzero(network.read(place)) == kept
+
+
+def test_a_pruned_matrix_in_int8_keeps_its_mask(checkpoint: Make, tmp_path: Path):
+    folder, file = checkpoint("a", query=HALF), tmp_path / "m.prn"
+    pack(PackSettings(model=str(folder), out=str(file), weights="int8"))
+    document = study(of(folder, file)).to_json()
+    assert document["compared"] == ["layer 0 query"]
+    assert document["overlaps"][0]["iou"] == 1
+
+
+@pytest.mark.parametrize(
+    ("bias", "lost"), [(None, 8), (np.zeros(4), 8), (np.array([1, -1, 0, 0]), 0)]
+)
+def test_biases_of_queries_are_read(checkpoint: Make, tmp_path: Path, bias, lost: int):
+    query = np.ones((4, 4))
+    query[:2] = 0
+    folder, file = checkpoint("a", query=query, query_bias=bias), tmp_path / "m.prn"
+    pack(PackSettings(model=str(folder), out=str(file), weights="fp32"))
+    for found in study(of(folder, file)).to_json()["networks"]:
+        (layer,) = found["layers"]
+        assert layer["disconnected"]["key"] == lost
+        assert layer["uniform_heads"] == (1 if lost else 0)
 
 
 def test_names_are_as_short_as_tells_them_apart():

@@ -55,6 +55,16 @@ class MaskFile:
         """Names of the tensors that the file holds as a whole: the head and what was trained."""
         return tuple(name for name in self.packed.names if name not in self.masked)
 
+    @property
+    def learned(self) -> dict[str, Any]:
+        """How the mask was learned, for provenance: the method, the data's name and its hashes."""
+        told = self.packed.metadata
+        return {
+            "method": told.get("method"),
+            "train": told.get("data"),
+            "data": told.get("data_sha256") or {},
+        }
+
     def info(self, name: str) -> TensorInfo:
         """What the file tells of a tensor."""
         return self.packed.info(name)

@@ -91,13 +91,18 @@ def _mask(
     figures |= {"kept": 1 - masks.total_sparsity(), "recovered": masks.recovered()}
     figures |= summary_figures(summary)
     scheduled = settings.drift is None and method.threshold is None
-    record = task_record(task, settings)
+    record, data = task_record(task, settings), settings.train
 
     def save(draft: Path) -> None:
         """Writes task.mask beside the weights, and checks it against them."""
         saved = open_checkpoint(draft)
         path = draft / MASK_FILE
-        said = {"method": settings.method, "task": record, "data": Path(settings.train).name}
+        said = {
+            "method": settings.method,
+            "task": record,
+            "data": data if data.startswith("hub:") else Path(data).name,
+            "data_sha256": workspace.identity["data"],
+        }
         save_mask(path, saved, source, set(masked), said)
         _verify(path, masks)
         figures["mask_bytes"] = path.stat().st_size

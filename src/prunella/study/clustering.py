@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,9 @@ ABOUT = About(
     "agreement, so 1 is chance. Explained says how much farther apart sub-networks of different "
     "methods (or tasks) are than those of the same one, on average: 0 if it tells nothing.",
     "Average linkage (Sokal and Michener 1958). Test: the labels are permuted among the "
-    "sub-networks, 9,999 times, as in Mantel's test (1967); one-sided.",
+    "sub-networks, 9,999 times, as in Mantel's test (1967); one-sided. Method is that of the last "
+    "stage that chose zeros, looked up in its parents where they are still there; task is the "
+    "contents of the data trained on last.",
     "A tree joins anything, also noise. A few sub-networks have few permutations, so that no p can "
     "be small. Where method and task go together (one method a task), neither is told from the "
     "other.",
@@ -68,11 +69,22 @@ class Clusters:
         order: Their indices from top to bottom.
         joins: From the nearest to the farthest.
         explained: What labels say; those that tell nothing apart are left out.
+        left_out: How many sub-networks have no value, by label: no test counts them.
     """
 
     order: Sequence[int]
     joins: Sequence[Join]
     explained: Sequence[Explained]
+    left_out: Mapping[str, int]
+
+    def left_out_note(self) -> str:
+        """How many sub-networks no test counts, for people; empty if there are none."""
+        counts = [f"{label} {n}" for label, n in self.left_out.items() if n]
+        if not counts:
+            return ""
+        return (
+            f"Left out of the test, of {len(self.order)}, as no record says: {', '.join(counts)}."
+        )
 
 
 def cluster(
@@ -111,31 +123,8 @@ def cluster(
     place(to_tree(linkage(squareform(distances.clip(0), checks=False), "average")))
     found = (_explain(distances, label, values) for label, values in labels.items())
     joins.sort(key=lambda join: join.at)
-    return Clusters(order, joins, [explained for explained in found if explained])
-
-
-def labels_of(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
-    """Method and data of each sub-network, from its provenance."""
-    return {
-        "method": [_method(record) for record in records],
-        "task": [_task(record) for record in records],
-    }
-
-
-def _method(record: Mapping[str, Any]) -> str | None:
-    settings = record.get("settings") or {}
-    pruning = settings.get("prune") or {}
-    found = settings.get("method") or settings.get("score") or pruning.get("score")
-    return str(found) if found else None
-
-
-def _task(record: Mapping[str, Any]) -> str | None:
-    settings = record.get("settings") or {}
-    data = settings.get("train") or settings.get("text")
-    if not data:
-        return None
-    files = [data] if isinstance(data, str) else data
-    return ", ".join(sorted(Path(str(file)).name for file in files))
+    left_out = {label: sum(v is None for v in values) for label, values in labels.items()}
+    return Clusters(order, joins, [explained for explained in found if explained], left_out)
 
 
 def _explain(distances: np.ndarray, label: str, values: Sequence[str | None]) -> Explained | None:

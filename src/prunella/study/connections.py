@@ -14,16 +14,19 @@ ABOUT = About(
     "A kept weight does something only on a path of kept weights from a layer's input to its "
     "output. In the FFN a path leads through one neuron: a row of FFN in and the same column of "
     "FFN out. In attention a value leads through one dimension of a head: a row of value, the "
-    "same column of the output; query and key meet in a dimension that both feed, and matter only "
-    "while their head's values get through. Effective density counts the weights on such paths "
-    "alone; a neuron or head is gone where no path leads through it, empty where it keeps no "
-    "weight at all.",
+    "same column of the output; query and key meet in a dimension that both feed, a query also by "
+    "its bias, and matter only while their head's values get through. Effective density counts "
+    "the weights on such paths alone; a neuron or head is gone where no path leads through it, "
+    "empty where it keeps no weight at all. A head is uniform where its scores are the same for "
+    "every token: its key, or its query with its bias, is empty in every dimension.",
     "effective sparsity: Vysogorets and Kempe 2021 (arXiv 2107.02306); heads: Michel et al. 2019 "
     "(arXiv 1905.10650), Voita et al. 2019 (arXiv 1905.09418). Their paths, stated here for a "
     "Transformer: the residual stream carries every dimension past every layer, so paths are "
     "judged within a layer.",
-    "Biases are not counted: a neuron without inputs still gives a constant, and a query without "
-    "weights still scores keys by its bias. A path of tiny weights counts as much as any other.",
+    "Biases are not counted as weights: a neuron without inputs still gives a constant. Masks of "
+    "tasks may lack the query's bias, which then counts as not zero. Relative positions, which "
+    "some families add to scores, are not looked at. A path of tiny weights counts as much as any "
+    "other.",
 )
 
 _NEEDED = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
@@ -48,7 +51,7 @@ class Connections:
     Attributes:
         neurons, neurons_gone, neurons_empty: Of the FFN.
         heads, heads_gone, heads_empty: Of attention; 0 where heads are unknown.
-        uniform_heads: Heads whose scores no input reaches, so that all tokens count alike.
+        uniform_heads: Heads whose scores are the same for every token, so that all count alike.
         kept: Weights that are kept.
         disconnected: Those of them on no path, by component.
     """
@@ -68,12 +71,15 @@ class Connections:
         return sum(self.disconnected.values())
 
 
-def connections(layer: Mapping[str, Margins], heads: int | None) -> Connections | None:
+def connections(
+    layer: Mapping[str, Margins], heads: int | None, biased: np.ndarray | None = None
+) -> Connections | None:
     """Judges one layer.
 
     Args:
         layer: The margins of its matrices, by component.
         heads: Attention heads; None where unknown: all dimensions are then one head.
+        biased: Where the query's bias is not zero; None where unknown: it is then nowhere zero.
 
     Returns:
         None where a matrix of the six is missing, or where dimensions do not fit heads.
@@ -87,7 +93,9 @@ def connections(layer: Mapping[str, Margins], heads: int | None) -> Connections 
         return None
     alive_value = (value > 0) & (read > 0)
     alive_head = alive_value.reshape(groups, -1).any(axis=1)
-    alive_score = (query > 0) & (key > 0)
+    # The softmax drops what is the same for all tokens: of (q + b) (k + c), q c and b c.
+    asking = (query > 0) | biased if biased is not None and biased.size == query.size else True
+    alive_score = asking & (key > 0)
     uniform = ~alive_score.reshape(groups, -1).any(axis=1)
     alive_score &= np.repeat(alive_head, query.size // groups)
     empty_head = ~((query + key + value + read).reshape(groups, -1) > 0).any(axis=1)

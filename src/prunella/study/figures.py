@@ -15,7 +15,8 @@ from prunella.study.networks import EMBEDDINGS, Network, Place
 from prunella.study.overlap import Bits, Common, Overlap, common, holm, overlap, to_bits
 from prunella.study.spectrum import Spectrum, spectrum
 
-# Below this share of zeros a matrix counts as never pruned: rounding makes some zeros by itself.
+# Below this share of zeros a matrix counts as never pruned: a few weights are zero by accident.
+# Rounding to int8 makes more, and `networks` sees to these.
 _PRUNED_FROM = 0.001
 
 
@@ -88,12 +89,19 @@ def count(
     return Figures(
         matrices,
         [
-            {layer: connections(held, networks[number].heads) for layer, held in layers.items()}
-            for number, layers in enumerate(margins)
+            {
+                layer: connections(held, network.heads, _biased(network, Place(layer, "query")))
+                for layer, held in layers.items()
+            }
+            for network, layers in zip(networks, margins, strict=True)
         ],
         _overlaps(shared),
         compared,
     )
+
+
+def _biased(network: Network, place: Place) -> np.ndarray | None:
+    return network.biased(place) if place in network.shapes else None
 
 
 def _matrix(place: Place, mask: np.ndarray, bits: Bits, spectra: bool) -> Matrix:

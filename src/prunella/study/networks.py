@@ -13,6 +13,7 @@ import numpy as np
 
 from prunella.checkpoint import Checkpoint, open_checkpoint
 from prunella.errors import InputError
+from prunella.grid import load_scales
 from prunella.packed.mask_file import MASK_FILE, MaskFile, is_mask, open_mask
 from prunella.packed.read import PackedFile, open_packed
 from prunella.roles import ROLES, is_embedding, layer_of, role_of
@@ -21,6 +22,9 @@ EMBEDDINGS = "embeddings"
 COMPONENTS = (EMBEDDINGS, *ROLES)
 # numpy has no such types: all bits but the sign, which makes a -0.0 a zero.
 _VALUE_BITS = {"BF16": 0x7FFF, "F8_E4M3": 0x7F, "F8_E5M2": 0x7F}
+# Rounding a dense matrix to int8 makes 1 to 2 % zeros, which nobody chose. With fewer zeros than
+# this a rounded matrix counts as dense, as `pack` stores it.
+_ROUNDED = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class Network:
         shapes: (outputs, inputs) of every matrix; an embedding table has a row for each entry.
         heads: Attention heads of a layer; None if the configuration does not say.
         record: Provenance: the stage, its settings, its parents; empty for what others made.
-        read: The mask of a matrix, bool, True where the weight is not zero.
+        read: The mask of a matrix, bool, True where the weight is not zero; all of it where only
+            rounding made zeros.
+        biased: Where a matrix's bias is not zero, [outputs]; None if the file does not hold it.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Network:
     heads: int | None
     record: Mapping[str, Any]
     read: Callable[[Place], np.ndarray] = field(repr=False)
+    biased: Callable[[Place], np.ndarray | None] = field(repr=False)
 
 
 def open_networks(paths: Sequence[str]) -> list[Network]:
@@ -113,13 +120,22 @@ def _open(path: Path, name: str) -> Network:
 def _of_folder(checkpoint: Checkpoint, name: str) -> Network:
     arrays = {tensor: (array, label) for tensor, label, array in checkpoint.arrays()}
     tensors = _placed({n: array.shape for n, (array, _) in arrays.items()}, checkpoint.path)
+    scaled = bool(load_scales(checkpoint.path))  # tables may be rounded as well, and are not in it
 
-    def read(place: Place) -> np.ndarray:
-        array, label = arrays[tensors[place]]
+    def nonzero(tensor: str) -> np.ndarray:
+        array, label = arrays[tensor]
         bits = _VALUE_BITS.get(label)
         kept = (array if bits is None else array & bits) != 0
         _release(array)
         return np.asarray(kept)
+
+    def read(place: Place) -> np.ndarray:
+        tensor = tensors[place]
+        return _chosen(nonzero(tensor), scaled or arrays[tensor][1] == "I8")
+
+    def biased(place: Place) -> np.ndarray | None:
+        bias = _bias(tensors[place])
+        return nonzero(bias) if bias in arrays else np.zeros(shapes[place][0], np.bool_)
 
     shapes = {place: _two(arrays[tensor][0].shape) for place, tensor in tensors.items()}
     return Network(
@@ -129,11 +145,14 @@ def _of_folder(checkpoint: Checkpoint, name: str) -> Network:
         _heads(checkpoint.config),
         checkpoint.provenance or {},
         read,
+        biased,
     )
 
 
 def _of_packed(packed: PackedFile, name: str) -> Network:
     tensors = _placed({n: packed.info(n).shape for n in packed.names}, packed.path)
+    config = _json(packed.files.get("config.json", b"{}"), packed.path)
+    record = _json(packed.files.get("prunella.json", b"{}"), packed.path)
 
     def read(place: Place) -> np.ndarray:
         matrix = packed.sparse(tensors[place])
@@ -141,12 +160,19 @@ def _of_packed(packed: PackedFile, name: str) -> Network:
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
         kept[rows, matrix.indices] = matrix.values != 0  # -0.0 is stored, and is a zero
         packed.release()
-        return kept
+        # What was quantised may be packed as fp32.
+        was_rounded = bool(record.get("quantization")) and place.component != EMBEDDINGS
+        return _chosen(kept, was_rounded or packed.info(tensors[place]).dtype == "int8")
+
+    def biased(place: Place) -> np.ndarray | None:
+        bias = _bias(tensors[place])
+        if bias not in packed.names:
+            return np.zeros(shapes[place][0], np.bool_)
+        values = packed.tensor(bias)
+        return np.asarray((values & 0x7FFF if values.dtype == np.uint16 else values) != 0)
 
     shapes = {place: _two(packed.info(tensor).shape) for place, tensor in tensors.items()}
-    config = _json(packed.files.get("config.json", b"{}"), packed.path)
-    record = _json(packed.files.get("prunella.json", b"{}"), packed.path)
-    return Network(name, packed.path, shapes, _heads(config), record, read)
+    return Network(name, packed.path, shapes, _heads(config), record, read, biased)
 
 
 def _of_mask(mask: MaskFile, name: str) -> Network:
@@ -157,12 +183,26 @@ def _of_mask(mask: MaskFile, name: str) -> Network:
     def read(place: Place) -> np.ndarray:
         return mask.kept(tensors[place])
 
+    def biased(place: Place) -> np.ndarray | None:
+        bias = _bias(tensors[place])
+        return np.asarray(mask.packed.tensor(bias) != 0) if bias in mask.own else None
+
     shapes = {place: _two(masked[tensor]) for place, tensor in tensors.items()}
     config = _json(mask.packed.files.get("config.json", b"{}"), mask.path)
-    told = mask.packed.metadata
-    settings = {"method": told.get("method"), "train": told.get("data")}
-    record = {"stage": "mask", "settings": settings}
-    return Network(name, mask.path, shapes, _heads(config), record, read)
+    task = mask.packed.metadata.get("task")
+    record = {"stage": "mask", "task": task, "mask": mask.learned}
+    return Network(name, mask.path, shapes, _heads(config), record, read, biased)
+
+
+def _chosen(kept: np.ndarray, rounded: bool) -> np.ndarray:
+    """A mask without the zeros that only rounding made."""
+    dense = rounded and np.count_nonzero(kept) > (1 - _ROUNDED) * kept.size
+    return np.ones_like(kept) if dense else kept
+
+
+def _bias(weight: str) -> str:
+    """The name of the bias that belongs to a matrix."""
+    return weight.removesuffix("weight") + "bias"
 
 
 def _placed(shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[Place, str]:

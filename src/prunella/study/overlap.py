@@ -14,7 +14,7 @@ ABOUT = About(
     "IoU (intersection over union) is the share of the weights kept by either mask that both "
     "keep. Chance is what two random masks of the same total densities a and b share, "
     "ab / (a + b - ab); matched is the same with the density of every matrix kept; the last "
-    "reference keeps how many weights each row and each column has as well. Agreement sets the "
+    "reference keeps, roughly, how many weights each row and each column has. Agreement sets the "
     "overlap between matched chance (0 %) and the most that these densities allow (100 %).",
     "IoU: Jaccard 1912. Matched masks follow the sanity checks of Su et al. 2020 (arXiv "
     "2009.11094), agreement has the form of Cohen's kappa (1960). Test: given the counts a and b "
@@ -23,8 +23,10 @@ ABOUT = About(
     "with continuity correction, two-sided, and Holm's correction (1979) holds over all pairs.",
     "With millions of weights the smallest dependence is significant: read the size, not p. "
     "Masks that magnitudes chose from one dense parent overlap because the weights are the same. "
-    "Rows and columns are matched by a product of their shares, which is only nearly possible "
-    "where they are very full.",
+    "Rows and columns are matched by the product of their shares. Where these are very uneven that "
+    "asks for more than one weight at some places, and the overlap is a rough one: measured "
+    "against the masks of largest entropy with the same counts, it was 13 % too high where 11 % "
+    "were kept, and 0.5 % too low where 79 % were.",
 )
 
 
@@ -37,7 +39,8 @@ class Common:
         expected: What matched random masks would both keep, on average.
         variance: Of that number.
         most: What two masks of these counts could both keep at most.
-        margins: As `expected`, for random masks that keep the counts of rows and columns as well.
+        margins: As `expected`, for random masks that also keep the counts of rows and columns, as
+            the product of their shares has it: rough where these are very uneven.
     """
 
     both: float = 0.0

@@ -164,7 +164,7 @@ def _overlap_table(study: Study, names: Sequence[str]) -> Table:
         number("Chance", ".4f", "of random masks of the same total densities"),
         number("Matched", ".4f", "of random masks with each matrix's density"),
         number(
-            "Rows, columns", ".4f", "of random masks with each row's and column's count as well"
+            "Rows, columns", ".4f", "of random masks with each row's and column's count, roughly"
         ),
         number("Agreement", ".1%", "from matched chance (0 %) to the most possible (100 %)"),
         number("z", "+.1f", "standard deviations above matched chance"),
@@ -191,9 +191,11 @@ def _clusters(study: Study) -> list[Any]:
     branches = [Branch(j.first, j.second, j.first_at, j.second_at, j.at) for j in found.joins]
     caption = "Sub-networks by their overlap: 0 is as alike as their densities allow, 1 is chance."
     alt = "Tree of sub-networks: " + ", ".join(names) + "."
-    figure = Figure(tree(names, branches, "distance, 1 - agreement"), caption, alt)
+    note = found.left_out_note()
     if not found.explained:
-        return [figure]
+        caption = f"{caption} {note}".strip()
+        return [Figure(tree(names, branches, "distance, 1 - agreement"), caption, alt)]
+    figure = Figure(tree(names, branches, "distance, 1 - agreement"), caption, alt)
     columns = [
         Column("Label"),
         Column("Within", "", "mean distance of the same value", ".3f", numeric=True),
@@ -205,7 +207,7 @@ def _clusters(study: Study) -> list[Any]:
         (e.label, e.within, e.between, e.p, "; ".join(sorted({v for v in e.values if v})))
         for e in found.explained
     ]
-    return [figure, Table(columns, rows, "Does method or task explain it?")]
+    return [figure, Table(columns, rows, "Does method or task explain it?", note)]
 
 
 def _outputs(study: Study, found: Outputs) -> list[Any]:
@@ -235,13 +237,15 @@ def _outputs(study: Study, found: Outputs) -> list[Any]:
             number("Embeddings" if i == 0 else f"Layer {i - 1}", ".3f", "linear CKA")
             for i in range(depth)
         ),
-        number("Same answers", ".1%", "share of texts with the same label"),
+        number("Same answers", ".1%", "share of texts with the same label, or set of labels"),
         number("r", ".3f", "correlation of predicted numbers"),
     ]
     rows = [
         (f"{names[p.first]} · {names[p.second]}", *p.cka, p.same_answers, p.r) for p in found.pairs
     ]
     note = f"{found.texts:,} texts, {found.tokens:,} tokens. A dash: no task in common."
+    for index, reason in found.unasked.items():
+        note += f" No predictions of {names[index]} are compared: {reason}."
     return [figure, Table(columns, rows, "Every pair, layer by layer", note)]
 
 
@@ -258,7 +262,7 @@ def _connections(study: Study) -> Table:
         number("of them empty", ",d", "no kept weight at all"),
         number("Heads gone", ",d", "none of their values gets through"),
         number("of them empty", ",d", "no kept weight at all"),
-        number("Uniform heads", ",d", "scores reached by no input"),
+        number("Uniform heads", ",d", "scores that are the same for every token"),
     ]
     rows = [(network.name, *study.connected(n)) for n, network in enumerate(study.networks)]
     return Table(columns, rows, "Kept but disconnected; heads and neurons that are gone")

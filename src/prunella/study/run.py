@@ -14,10 +14,11 @@ from prunella.errors import InputError
 from prunella.report.tables import Column
 from prunella.report.terminal import table
 from prunella.settings import StudySettings
-from prunella.study.clustering import Clusters, cluster, labels_of
+from prunella.study.clustering import Clusters, cluster
 from prunella.study.figures import Figures, Matrix, count
 from prunella.study.networks import EMBEDDINGS, Network, open_networks
 from prunella.study.outputs import Outputs, outputs
+from prunella.study.records import labels_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Study:
             {**asdict(pair), "first": names[pair.first], "second": names[pair.second]}
             for pair in self.outputs.pairs
         ]
-        return {**asdict(self.outputs), "pairs": pairs}
+        unasked = {names[number]: reason for number, reason in self.outputs.unasked.items()}
+        return {**asdict(self.outputs), "pairs": pairs, "unasked": unasked}
 
     def _network(self, number: int) -> dict[str, Any]:
         network, (size, kept) = self.networks[number], self.encoder(number)
@@ -147,9 +149,13 @@ class Study:
                 f"\n{explained.label}: distance {explained.within:.3f} within, "
                 f"{explained.between:.3f} between, p {explained.p:.4f}"
             )
+        if self.clusters and (note := self.clusters.left_out_note()):
+            console.print(f"\n{note}")
         if self.outputs:
             console.print()
             console.print(table(_OUTPUT_COLUMNS, self._likeness_rows()))
+            for number, reason in self.outputs.unasked.items():
+                console.print(f"{number + 1}: no predictions compared; {reason}")
         if self.out:
             console.print(f"\nwritten: {self.out}", markup=False, soft_wrap=True)
 
@@ -219,8 +225,11 @@ def study(settings: StudySettings) -> Study:
         if settings.text:
             status.update("computing layer outputs")
             found = outputs([n.path for n in networks], settings.text, settings.texts)
-    labels = labels_of([network.record for network in networks])
-    clusters = cluster(len(networks), figures.overlaps, labels) if len(networks) > 2 else None
+        clusters = None
+        if len(networks) > 2:
+            status.update("clustering")
+            labels = labels_of([n.record for n in networks], [n.path.parent for n in networks])
+            clusters = cluster(len(networks), figures.overlaps, labels)
     done = Study(networks, figures, settings.spectra, clusters, found, out)
     if out is not None:
         from prunella.study.page import write_page

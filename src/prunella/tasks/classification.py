@@ -43,7 +43,7 @@ class Classification:
         return TextRows(texts, pairs, ids, found)
 
     def traits(self, rows: TextRows) -> dict[str, Any]:
-        return {}
+        return {"pairs": rows.pairs is not None}
 
     def outputs(self, names: list[str]) -> int:
         return len(names)

@@ -50,7 +50,7 @@ class MultiLabel:
         return TextRows(texts, pairs, labels, found)
 
     def traits(self, rows: TextRows) -> dict[str, Any]:
-        return {}
+        return {"pairs": rows.pairs is not None}
 
     def outputs(self, names: list[str]) -> int:
         return len(names)

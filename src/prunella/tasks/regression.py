@@ -51,7 +51,7 @@ class Regression:
         return TextRows(texts, pairs, scores, [])
 
     def traits(self, rows: TextRows) -> dict[str, Any]:
-        return {}
+        return {"pairs": rows.pairs is not None}
 
     def outputs(self, names: list[str]) -> int:
         return 1
