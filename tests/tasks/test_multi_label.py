@@ -28,6 +28,7 @@ def read(names: list[str] | None = None, columns: Columns = USUAL, **given: Any)
         ({"labels": [["x", "y"], [], ["y"]]}, ["x", "y"], [[1, 1], [0, 0], [0, 1]]),
         ({"labels": [[3, 1], [3]]}, ["1", "3"], [[1, 1], [0, 1]]),
         ({"labels": [[0, 1, 1], [0, 0, 0]]}, ["0", "1", "2"], [[0, 1, 1], [0, 0, 0]]),
+        ({"labels": [[1, 0], [0, 1]]}, ["0", "1"], [[1, 0], [0, 1]]),  # flags, not ids
         ({"label": [["x", "x"], ["y"]]}, ["x", "y"], [[1, 0], [0, 1]]),
     ],
 )
@@ -59,6 +60,40 @@ def test_ids_of_names_that_come_with_the_data() -> None:
     rows = {"text": ["a", "b"], "labels": [[2, 0], []]}
     found = KIND.read(datasets.Dataset.from_dict(rows, features=features), Columns(), None, "f")
     assert (found.names, found.labels.tolist()) == (["joy", "fear", "rage"], [[1, 0, 1], [0] * 3])
+
+
+def own(names: list[str], labels: list[list[int]]) -> datasets.Dataset:
+    """Rows whose numbers have names of their own."""
+    features = datasets.Features(
+        text=datasets.Value("string"), labels=datasets.List(datasets.ClassLabel(names=names))
+    )
+    rows = {"text": ["a"] * len(labels), "labels": labels}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def test_names_of_the_data_come_before_ids_of_the_head() -> None:
+    made = own(["joy", "fear", "rage"], [[2, 0], [], [1]])
+    rows = KIND.read(made, Columns(), ["Rage", "Joy", "Fear"], "f")
+    assert rows.names == ["Rage", "Joy", "Fear"]
+    assert rows.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    with pytest.raises(InputError, match="unknown label 'rage'"):
+        KIND.read(made, Columns(), ["joy", "fear"], "f")
+    # None of its names is known: then its numbers are the head's ids.
+    rows = KIND.read(made, Columns(), ["0", "1", "2"], "f")
+    assert rows.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_two_ids_a_row_are_no_flags_where_there_are_more_classes() -> None:
+    rows = read(["x", "y", "z"], labels=[[1, 0], [0, 1]])
+    assert rows.labels.tolist() == [[1, 1, 0], [1, 1, 0]]
+    assert read(["x", "y"], labels=[[1, 0], [0, 1]]).labels.tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(InputError, match="2 flags a row for 3 labels"):
+        read(["x", "y", "z"], labels=[[1, 0], [1, 1]])
+
+
+def test_names_that_transformers_made_up() -> None:
+    rows = read(["0", "1"], labels=[["LABEL_1"], ["LABEL_0", "1"]])
+    assert rows.labels.tolist() == [[0, 1], [1, 1]]
 
 
 def test_labels_of_training_hold() -> None:

@@ -110,15 +110,60 @@ def test_numeric_names_are_never_read_as_ids(tmp_path: Path) -> None:
         labelled(tmp_path, [0, 1, 2], label_names=["1", "2", "3"])
 
 
-def test_class_names_come_with_the_data(tmp_path: Path) -> None:
+def test_made_up_names_are_the_numbers_in_them(tmp_path: Path) -> None:
+    made_up = ["LABEL_1", "LABEL_0"]
+    assert labelled(tmp_path, made_up).names == ["LABEL_0", "LABEL_1"]
+    # A head that was trained on them says that its classes have no names.
+    assert labelled(tmp_path, made_up, label_names=["0", "1"]).labels.tolist() == [1, 0]
+    with pytest.raises(InputError, match="unknown label 'LABEL_2'"):
+        labelled(tmp_path, ["LABEL_2"], label_names=["0", "1"])
+    with pytest.raises(InputError, match="unknown label 'LABEL_0', 'LABEL_1'"):
+        labelled(tmp_path, made_up, label_names=["1", "0"])
+
+
+def own_names(folder: Path, names: list[str], labels: list[int]) -> str:
+    """A table whose numbers have names of their own."""
     features = datasets.Features(
-        text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "maybe", "yes"])
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=names)
     )
-    rows = {"text": ["a", "b"], "label": [2, 0]}
-    path = str(tmp_path / "t.parquet")
+    rows = {"text": ["a"] * len(labels), "label": labels}
+    path = str(folder / "t.parquet")
     datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
-    data = load(path)
+    return path
+
+
+def test_class_names_come_with_the_data(tmp_path: Path) -> None:
+    data = load(own_names(tmp_path, ["no", "maybe", "yes"], [2, 0]))
     assert (data.names, data.labels.tolist()) == (["no", "maybe", "yes"], [2, 0])
+    numbers = load(own_names(tmp_path, ["1", "2", "3"], [2, 0]))
+    assert (numbers.names, numbers.labels.tolist()) == (["1", "2", "3"], [2, 0])
+
+
+@pytest.mark.parametrize(
+    ("known", "ids"),
+    [
+        (["no", "maybe", "yes"], [2, 0, 1]),
+        (["yes", "no", "maybe"], [0, 1, 2]),
+        (["YES", "NO", "MAYBE", "NEVER"], [0, 1, 2]),
+        (["a", "b", "c"], [2, 0, 1]),  # other names altogether: the numbers are the head's ids
+        (["0", "1", "2"], [2, 0, 1]),
+    ],
+)
+def test_names_of_the_data_come_before_ids_of_the_head(
+    tmp_path: Path, known: list[str], ids: list[int]
+) -> None:
+    source = own_names(tmp_path, ["no", "maybe", "yes"], [2, 0, 1])
+    data = load(source, label_names=known)
+    assert (data.names, data.labels.tolist()) == (known, ids)
+
+
+def test_a_name_of_the_data_that_the_head_lacks(tmp_path: Path) -> None:
+    names = ["no", "maybe", "yes"]
+    with pytest.raises(InputError, match="unknown label 'maybe'; the 2 classes"):
+        load(own_names(tmp_path, names, [2, 0, 1]), label_names=["yes", "no"])
+    assert load(own_names(tmp_path, names, [2, 0]), label_names=["yes", "no"]).labels[0] == 0
+    with pytest.raises(InputError, match="unknown label '-1'"):
+        load(own_names(tmp_path, names, [-1, 0]), label_names=["yes", "no"])
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,65 @@ def to_class_ids(
     return np.array([ids[label] for label in labels], dtype=np.int64), list(names)
 
 
+def by_own_names(
+    labels: Sequence[Label], own: Sequence[str] | None, known: Sequence[str] | None
+) -> list[Label]:
+    """Labels with their numbers replaced by the names that these have in the table.
+
+    Args:
+        labels: From `clean`.
+        own: The names that come with the table.
+        known: The classes that are settled already, if any.
+
+    Returns:
+        All names (a number that has none becomes text); the labels as they were where the table
+        has no names, or names that have nothing to do with those that are known.
+    """
+    meant = names_by_id(own, known)
+    if meant is None or not all(isinstance(label, int) for label in labels):
+        return list(labels)
+    return [meant[int(v)] if 0 <= int(v) < len(meant) else str(v) for v in labels]
+
+
+def names_by_id(own: Sequence[str] | None, known: Sequence[str] | None) -> list[str] | None:
+    """What each id of a table is called among the classes that are known.
+
+    A table and a head may put the same classes in another order, or write them in other case, so
+    the table's numbers must not be taken for the head's. A name of the table that is not known
+    stays, and is an unknown label wherever it occurs.
+
+    Returns:
+        None where the table has no names, or where none of them is known: its numbers can only be
+        ids of the known classes then.
+    """
+    if own is None:
+        return None
+    if known is None:
+        return list(own)
+    exact, folded = set(known), {name.casefold(): name for name in known}
+    meant = [name if name in exact else folded.get(name.casefold(), name) for name in own]
+    return meant if exact & set(meant) else None
+
+
+def made_up_id(label: Label, names: Sequence[str]) -> int | None:
+    """The class that "LABEL_3" means where classes are plain numbers; None if it means none.
+
+    transformers calls classes so that have no names, and labels may be called so themselves.
+    """
+    found = re.fullmatch(r"LABEL_(0|[1-9]\d*)", str(label), re.ASCII)
+    if not found or list(names) != [str(i) for i in range(len(names))]:
+        return None
+    return int(found[1]) if int(found[1]) < len(names) else None
+
+
 def _ids_by_name(present: list[Label], names: Sequence[str], where: str) -> dict[Label, int]:
     if len(set(names)) < len(names):
         raise InputError(f"label names must differ: {', '.join(names)}")
     known = {name: i for i, name in enumerate(names)}
-    unknown = [label for label in present if str(label) not in known]
+    found = {label: known.get(str(label), made_up_id(label, names)) for label in present}
+    unknown = [label for label, number in found.items() if number is None]
     if not unknown:
-        return {label: known[str(label)] for label in present}
+        return {label: number for label, number in found.items() if number is not None}
     # Names that are numbers must match as names: with names 1, 2, 3 the label 0 is an error,
     # and reading 0, 1, 2 as ids would shift every class by one without a word.
     ids_allowed = not any(isinstance(_number(name), int) for name in names)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunella.data.labels import clean, to_class_ids
+from prunella.data.labels import by_own_names, clean, to_class_ids
 from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import Columns, names_of
 from prunella.distillation import logits_loss
@@ -36,9 +36,9 @@ class Classification:
     ) -> TextRows:
         texts, pairs, label = read_texts(table, columns, source)
         where = f"{source}, column '{label}'"
-        ids, found = to_class_ids(
-            clean(table[label][:], where), names or names_of(table, label), where
-        )
+        own = names_of(table, label)
+        labels = by_own_names(clean(table[label][:], where), own, names)
+        ids, found = to_class_ids(labels, names or own, where)
         ids.flags.writeable = False
         return TextRows(texts, pairs, ids, found)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.special import expit
 from torch import Tensor
 
-from prunella.data.labels import list_rows
+from prunella.data.labels import list_rows, made_up_id, names_by_id
 from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import LABEL_COLUMNS, Columns, first_value, names_of, several
 from prunella.errors import InputError
@@ -147,12 +147,13 @@ def _from_lists(
             "name all of them in `label`, between commas"
         )
     known = names or given
-    if _is_table_of_flags(values):
+    if _is_table_of_flags(values, known):
         found = known or [str(i) for i in range(len(values[0]))]
         if len(found) != len(values[0]):
             raise InputError(f"{where}: {len(values[0])} flags a row for {len(found)} labels")
         return np.array(values, np.int64), list(found)
-    rows = [[_name(value, known) for value in row] for row in values]
+    meant = names_by_id(given, names)
+    rows = [[_name(value, known, meant) for value in row] for row in values]
     present = sorted({label for row in rows for label in row})
     found = known or present
     unknown = [label for label in present if label not in set(found)]
@@ -173,19 +174,28 @@ def _from_lists(
     return labels, list(found)
 
 
-def _name(value: Any, known: list[str] | None) -> str:
-    """A label as text; a number that is no name itself is an id."""
+def _name(value: Any, known: list[str] | None, meant: list[str] | None) -> str:
+    """A label as text; a number is an id of the table's own names, else, if no name, of `known`."""
+    if meant and isinstance(value, int):
+        return meant[value] if 0 <= value < len(meant) else str(value)
     if known and isinstance(value, int) and str(value) not in known and 0 <= value < len(known):
         return known[value]
-    return str(value)
+    number = made_up_id(value, known) if known and isinstance(value, str) else None
+    return str(value) if number is None else str(number)
 
 
 def _is_flag(value: Any) -> bool:
     return isinstance(value, (int, str, float)) and value in (0, 1, "0", "1")
 
 
-def _is_table_of_flags(values: list[list[Any]]) -> bool:
-    """Whether all rows are equally long vectors of 0 and 1, not lists of ids."""
+def _is_table_of_flags(values: list[list[Any]], known: list[str] | None) -> bool:
+    """Whether all rows are equally long vectors of 0 and 1, not lists of ids.
+
+    [[1, 0], [0, 1]] could be either. It is flags, unless the classes are known to be of another
+    number; a row that has a value twice is no list of ids whatever is known.
+    """
     same = len({len(row) for row in values}) == 1 and len(values[0]) > 1
+    if not same or not all(value in (0, 1) for row in values for value in row):
+        return False
     repeated = any(len(set(row)) < len(row) for row in values)
-    return same and repeated and all(value in (0, 1) for row in values for value in row)
+    return repeated or not known or len(known) == len(values[0])
