@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks.letters import CLS, SEP, UNK, A, B, C, reading, table
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from prunella.data.task_batches import collate
 from prunella.errors import InputError
-from prunella.tasks import Columns, Deciding
+from prunella.tasks import Columns, Deciding, Reading
 from prunella.tasks.token_classification import TaggedRows, TokenClassification
 
 KIND = TokenClassification()
@@ -119,6 +121,43 @@ def test_tags_as_ids_with_names() -> None:
     )
     rows = KIND.read(made, Columns(), None, "f")
     assert (rows.tags, rows.names) == ([["B-P", "O"]], ["O", "B-P", "I-P"])
+
+
+def test_numbers_are_the_known_tags() -> None:
+    names = ["O", "B-P", "I-P"]
+    rows = read(names, tokens=[["a", "b"], ["c"]], tags=[[1, 2], [0]])
+    assert (rows.tags, rows.names) == ([["B-P", "I-P"], ["O"]], names)
+    assert rows.counts["unseen_tags"] == 0
+    assert read(names, tokens=["a b"], tags=["1 0"]).tags == [["B-P", "O"]]
+    with pytest.raises(InputError, match="numbers of 3 tags go from 0 to 2; not so in row 2.*B-P"):
+        read(names, tokens=[["a"], ["b"]], tags=[[1], [3]])
+    assert read(["0", "1"], tokens=[["a"]], tags=[[1]]).tags == [["1"]]
+
+
+def bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """A token for each byte: " a" is a lone space, which has no width, and "a"."""
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(symbols)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="!", model_max_length=64)
+
+
+def test_words_that_begin_with_a_lone_space() -> None:
+    how = Reading(bytes_tokenizer(), 32)
+    rows = read(tokens=[["ab", "c", "", "d-e"]], tags=[["B-X", "O", "O", "B-X"]])
+    rows = TaggedRows(rows.words, rows.tags, ["O", "B-X", "I-X"], {})
+    encoded = KIND.encode(rows, how)
+    text = how.encoder().encode(["ab c  d-e"])[0]
+    starts = [i for i, n in enumerate(text.word_ids) if not i or n != text.word_ids[i - 1]]
+    widths = [end - begin for begin, end in text.offsets]
+    # The engine's words begin at a space without width; the second of two spaces stands alone.
+    (marked,) = watched(encoded)
+    assert set(marked) < set(starts)
+    assert 0 in [widths[i] for i in marked]
+    assert encoded.counts["words_without_tokens"] == 1
+    assert encoded.labels.tolist() == [1, 0, 1, 2, 2]
+    assert decided(rows, encoded, how) == rows.gold
 
 
 def test_words_and_tags_as_text_between_spaces() -> None:

@@ -1,11 +1,11 @@
-"""Tags of words: IOB1, IOBES and BIOLU become IOB2, which the engine reads."""
+"""Tags of words: IOB1, IOBES, BMES and BIOLU become IOB2, which the engine reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 OUTSIDE = "O"
-_BEGINS, _CONTINUES = ("B-", "S-", "U-"), ("I-", "E-", "L-")
+_BEGINS, _CONTINUES = ("B-", "S-", "U-"), ("I-", "M-", "E-", "L-")
 
 
 def to_iob2(tags: Sequence[str]) -> list[str]:

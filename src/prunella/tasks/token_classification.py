@@ -100,7 +100,8 @@ class TokenClassification:
                 f"{list_rows(unequal)}; each word needs one"
             )
         given = names_of(table, label)
-        tags = [to_iob2([_tag(value, given) for value in row]) for row in written]
+        by_id = given or _names_of_numbers(written, names, f"{source}, column '{label}'")
+        tags = [to_iob2([_tag(value, by_id) for value in row]) for row in written]
         seen = Counter(tag for row in tags for tag in row)
         if names is None:
             names = given if given and set(given) >= set(seen) else sorted_tags(set(seen))
@@ -195,21 +196,57 @@ def _lists(table: datasets.Dataset, column: str, source: str) -> list[list[Any]]
     return values
 
 
+def _names_of_numbers(
+    written: list[list[Any]], known: list[str] | None, where: str
+) -> list[str] | None:
+    """The known tags where a table without names holds their numbers; None where it holds tags.
+
+    Raises:
+        InputError: If a number is none of theirs.
+    """
+    if not known or all(name.isdecimal() for name in known):
+        return None
+    if not all(_is_number(value) for row in written for value in row):
+        return None
+    wrong = [i for i, row in enumerate(written) if any(int(v) >= len(known) for v in row)]
+    if wrong:
+        raise InputError(
+            f"{where}: numbers of {len(known)} tags go from 0 to {len(known) - 1}; not so in "
+            f"{list_rows(wrong)}. The tags known from training or from the model's head are "
+            f"{', '.join(known[:20])}"
+        )
+    return known
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a tag is a number from 0, which text between spaces holds as text."""
+    return value.isdecimal() if isinstance(value, str) else isinstance(value, int) and value >= 0
+
+
 def _tag(value: Any, names: list[str] | None) -> str:
-    if names and isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
+    if names and _is_number(value) and int(value) < len(names):
+        return names[int(value)]
     return str(value)
 
 
 def _marked(words: Sequence[str], encoder: TextEncoder) -> tuple[Encoding, list[_Mark]]:
-    """The tokens of a sentence, and which of them stand for words."""
+    """The tokens of a sentence, and which of them stand for words.
+
+    A word that begins with a token without width (the lone space of a byte-level tokenizer) is
+    marked there all the same, since the engine's word begins there. Its place in the text is that
+    of the next token of the word.
+    """
     words = [str(word) for word in words]
     sentence = " ".join(words)
     (text,) = encoder.encode([sentence])
     starts = list(accumulate((len(word) + 1 for word in words[:-1]), initial=0))
-    numbers, marks, met = text.word_ids, list[_Mark](), set[int]()
-    for token, (begin, end) in enumerate(text.offsets):
-        if end <= begin or (token and numbers[token] == numbers[token - 1] is not None):
+    numbers, offsets = text.word_ids, text.offsets
+    marks, met = list[_Mark](), set[int]()
+    for token, number in enumerate(numbers):
+        if token and number is not None and number == numbers[token - 1]:
+            continue
+        begin = _first_character(token, numbers, offsets)
+        if begin is None:
             continue
         while begin < len(sentence) - 1 and sentence[begin].isspace():  # byte-level, SentencePiece
             begin += 1
@@ -217,3 +254,16 @@ def _marked(words: Sequence[str], encoder: TextEncoder) -> tuple[Encoding, list[
         marks.append(_Mark(token, word, word not in met))
         met.add(word)
     return text, marks
+
+
+def _first_character(
+    token: int, numbers: Sequence[int | None], offsets: Sequence[tuple[int, int]]
+) -> int | None:
+    """Where the tokenizer's word that a token begins is first seen in the text; None if nowhere."""
+    for i in range(token, len(numbers)):
+        if i > token and (numbers[i] is None or numbers[i] != numbers[token]):
+            return None
+        begin, end = offsets[i]
+        if end > begin:
+            return begin
+    return None
