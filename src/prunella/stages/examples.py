@@ -136,7 +136,7 @@ def open_for_evaluation(
     kind, rows = read_split(settings, settings.data, settings.split, name, names)
     reading = reading_of(settings, kind, load_tokenizer(checkpoint), [config])
     examples = Examples(kind, rows, kind.encode(rows, reading), reading)
-    return examples, deciding_of(settings, {})
+    return examples, deciding_of(settings, kind.traits(rows))
 
 
 def kind_of_head(checkpoint: Checkpoint, config: Any) -> str:
@@ -162,13 +162,10 @@ def predict(
     deciding: Deciding,
     *,
     batch_size: int = 64,
-    bf16: bool = False,
 ) -> Predictions:
     """What a model says of each row."""
-    tokenizer = examples.reading.tokenizer
-    logits = predict_logits(
-        model, examples.encoded, batch_size=batch_size, pad_id=pad_id(tokenizer), bf16=bf16
-    )
+    padding = pad_id(examples.reading.tokenizer)
+    logits = predict_logits(model, examples.encoded, batch_size=batch_size, pad_id=padding)
     return examples.kind.decode(logits, examples.encoded, examples.rows, examples.reading, deciding)
 
 

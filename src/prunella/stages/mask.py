@@ -32,7 +32,7 @@ from prunella.stages.task import (
     task_record,
     validation_figures,
 )
-from prunella.training.loop import MaskUpdate, uses_bf16
+from prunella.training.loop import MaskUpdate
 from prunella.workspace import Workspace
 
 
@@ -87,11 +87,11 @@ def _mask(
         learning=_update(settings, masks, count_steps(task, settings)),
         optimizer=lambda: masks.optimizer(trained, settings.learning_rate, settings.weight_decay),
     )
-    figures = validation_figures(model, task, uses_bf16(settings.precision))
+    figures = validation_figures(model, task)
     figures |= {"kept": 1 - masks.total_sparsity(), "recovered": masks.recovered()}
     figures |= summary_figures(summary)
     scheduled = settings.drift is None and method.threshold is None
-    record, data = task_record(task, settings), settings.train
+    record, data = task_record(task), settings.train
 
     def save(draft: Path) -> None:
         """Writes task.mask beside the weights, and checks it against them."""

@@ -64,7 +64,7 @@ def _quantize(
     model = load_task_model(source, task)
     layers = pruned_parameters(model, find_targets(model))
     masks = Masks.of_zeros(layers)
-    before = validation_figures(model, task, bf16=False)
+    before = validation_figures(model, task)
     prepare(model, [name.removesuffix(".weight") for name in layers])
     figures: dict[str, Any] = {}
     if settings.epochs or settings.steps:
@@ -74,15 +74,14 @@ def _quantize(
         figures = summary_figures(summary)
     scales = finish(model)
     _check_zeros(masks)
-    # In fp32: what the integer engine will compute, not what autocast makes of it.
-    figures = validation_figures(model, task, bf16=False) | figures
+    figures = validation_figures(model, task) | figures
     return Outcome(
         model,
         task.tokenizer,
         figures,
         masks,
         more={
-            "task": task_record(task, settings),
+            "task": task_record(task),
             "quantization": {"scheme": grid.SCHEME, "matrices": len(scales), "before": before},
         },
         save=lambda folder: save_scales(folder, scales),

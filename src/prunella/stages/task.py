@@ -38,6 +38,7 @@ from prunella.stages.examples import (
     as_trained,
     deciding_of,
     figures,
+    label_names,
     oddities,
     predict,
     read_split,
@@ -54,12 +55,13 @@ from prunella.workspace import Workspace
 
 @dataclass(frozen=True)
 class Task:
-    """A task as one model, and its teacher, read it."""
+    """A task as one model, and its teacher, read it; `settings` are completed by the model's."""
 
     train: Examples
     validation: Examples | None
     deciding: Deciding
     tokenizer: PreTrainedTokenizerFast
+    settings: FineTuneSettings
 
     @property
     def kind(self) -> Kind[Any]:
@@ -79,7 +81,7 @@ def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoin
     tokenizer = load_tokenizer(source)
     configs = [load_config(checkpoint) for checkpoint in (source, teacher) if checkpoint]
     settings = as_trained(settings, source)
-    kind, rows = read_split(settings, settings.train, "train", settings.kind)
+    kind, rows = _training_rows(settings, source, configs[0])
     if settings.class_weights == "balanced" and not kind.named:
         raise InputError(f"class_weights: {kind.name} has no classes to balance; leave it out")
     reading = reading_of(settings, kind, tokenizer, configs)
@@ -93,7 +95,41 @@ def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoin
         _, found = read_split(settings, settings.validation, "validation", kind.name, names)
         held_out = encoded(found)
     deciding = deciding_of(settings, kind.traits(rows))
-    return Task(encoded(rows), held_out, deciding, tokenizer)
+    return Task(encoded(rows), held_out, deciding, tokenizer, settings)
+
+
+def _training_rows(
+    settings: FineTuneSettings, source: Checkpoint, config: Any
+) -> tuple[Kind[Any], Rows]:
+    """The training rows; their class ids are those of the model's head, where it names classes.
+
+    Raises:
+        InputError: If a label is none of the head's, or if tags are numbers that nothing names.
+    """
+    kind, rows = read_split(settings, settings.train, "train", settings.kind)
+    names = _names_of_head(source, config, kind)
+    if names and names != rows.names and len(rows.names) <= len(names):
+        kind, rows = read_split(settings, settings.train, "train", kind.name, names)
+        if unseen := rows.counts.get("unseen_tags"):
+            raise InputError(
+                f"{settings.train}: {unseen} tags are none of those of the head of {source.path} "
+                f"({', '.join(names[:20])}); start from the checkpoint before its transfer, or "
+                "take the data that the head was trained on"
+            )
+    if kind.name == "token-classification" and all(name.isdecimal() for name in rows.names):
+        raise InputError(
+            f"{settings.train}: the tags are numbers without names, which would be scored as words "
+            "and not as entities; write the tags themselves (B-PER, I-PER, O)"
+        )
+    return kind, rows
+
+
+def _names_of_head(source: Checkpoint, config: Any, kind: Kind[Any]) -> list[str] | None:
+    """What the classes of a head for this kind of task are called; None if they have no names."""
+    if not kind.named or task_head(source) != kind.head:
+        return None
+    names = label_names(config)
+    return None if names == [str(i) for i in range(len(names))] else names
 
 
 def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
@@ -240,8 +276,8 @@ def _load_teacher(task: Task, source: Checkpoint, teacher: Checkpoint) -> Any:
         task.tokenizer, load_tokenizer(teacher), {"model": source.path, "teacher": teacher.path}
     )
     model = load_task_model(teacher, task)
-    stored = [str(v) for v in (teacher.config.get("id2label") or {}).values()]
-    if task.names and stored and stored != task.names:
+    stored = _names_of_head(teacher, load_config(teacher), task.kind)
+    if stored and stored != task.names:
         raise InputError(
             f"{teacher.path}: the teacher's labels are {', '.join(stored)}, the task's "
             f"{', '.join(task.names)}; they must be the same in the same order"
@@ -249,12 +285,15 @@ def _load_teacher(task: Task, source: Checkpoint, teacher: Checkpoint) -> Any:
     return eval_mode(model)
 
 
-def validation_figures(model: Any, task: Task, bf16: bool) -> dict[str, Any]:
-    """The task's metrics on the held-out rows, if there are any, and what was odd about rows."""
+def validation_figures(model: Any, task: Task) -> dict[str, Any]:
+    """The task's metrics on the held-out rows, if there are any, and what was odd about rows.
+
+    In fp32 whatever the training computed in: it is what `evaluate` will say of the checkpoint.
+    """
     odd = oddities(task.train, "train_")
     if task.validation is None:
         return odd
-    predictions = predict(model, task.validation, task.deciding, bf16=bf16)
+    predictions = predict(model, task.validation, task.deciding)
     return figures(task.validation, predictions) | odd
 
 
@@ -263,8 +302,9 @@ def summary_figures(summary: Summary) -> dict[str, Any]:
     return {"tokens": summary.tokens, "seconds": summary.seconds, "steps": summary.steps}
 
 
-def task_record(task: Task, settings: FineTuneSettings) -> dict[str, Any]:
+def task_record(task: Task) -> dict[str, Any]:
     """What a later stage must know to read rows as this one did."""
+    settings = task.settings
     columns = {name: getattr(settings, name) for name in ("text", "pair", "label", "choices")}
     kind = task.kind.name
     return {

@@ -27,7 +27,6 @@ from prunella.stages.task import (
     task_record,
     validation_figures,
 )
-from prunella.training.loop import uses_bf16
 from prunella.workspace import Workspace
 
 # Below this share a few zeros are chance, not a pattern.
@@ -73,7 +72,7 @@ def _transfer(
         masks=masks,
         pruning=pruning,
     )
-    figures = validation_figures(model, task, uses_bf16(settings.precision))
+    figures = validation_figures(model, task)
     removed = finish(model, pruning)
     return Outcome(
         model,
@@ -81,7 +80,7 @@ def _transfer(
         figures | summary_figures(summary),
         None if removed else masks,
         asked=pruning.asked if pruning else None,
-        more={"task": task_record(task, settings), **removed},
+        more={"task": task_record(task), **removed},
     )
 
 

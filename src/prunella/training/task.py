@@ -64,9 +64,7 @@ class TaskLoss:
 
 
 @torch.no_grad()
-def predict_logits(
-    model: Any, encoded: EncodedTask, *, batch_size: int, pad_id: int, bf16: bool = False
-) -> np.ndarray:
+def predict_logits(model: Any, encoded: EncodedTask, *, batch_size: int, pad_id: int) -> np.ndarray:
     """Logits of every sequence, or of every watched token: [n, outputs] float32, in order."""
     was_training = model.training
     model.eval()
@@ -76,8 +74,7 @@ def predict_logits(
     out = np.zeros((int(offsets[-1]), model.config.num_labels), np.float32)
     for position in range(len(batches)):
         batch = {key: value.to(device) for key, value in batches[position].items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            seen = forward(model, batch, Wanted(logits=True))
+        seen = forward(model, batch, Wanted(logits=True))
         assert seen.logits is not None
         out[places(offsets, batch["index"].cpu().numpy())] = seen.logits.float().cpu().numpy()
     model.train(was_training)

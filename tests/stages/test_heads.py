@@ -1,0 +1,171 @@
+"""Training goes on with the head that is there: its names, its ids, the rows as they were read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoModelForTokenClassification
+
+from prunella import settings as s
+from prunella.checkpoint import open_checkpoint
+from prunella.errors import InputError
+from prunella.models import load_config
+from prunella.stages.evaluate import evaluate
+from prunella.stages.examples import open_for_evaluation
+from prunella.stages.quantize import quantize
+from prunella.stages.task import open_task
+from prunella.stages.transfer import transfer
+
+Make = Callable[..., Path]
+NEWS = ["World", "Sports", "Business"]
+TAGS = ["O", "B-WHO", "I-WHO"]
+COMMON: dict[str, Any] = {"steps": 1, "batch_size": 8, "max_length": 16, "threads": 1}
+
+
+def write(folder: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def texts(labels: list[Any], column: str = "label") -> list[dict[str, Any]]:
+    return [{"text": f"the baker sells {i} kettles", column: v} for i, v in enumerate(labels)]
+
+
+def named(source: Path, folder: Path, names: list[str], **changes: Any) -> Path:
+    """A copy of a checkpoint whose outputs have these names."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), **changes}
+    config["label2id"] = {name: i for i, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def news(tiny_checkpoint: Make, tmp_path: Path) -> Path:
+    """A head whose classes are not in alphabetic order."""
+    return named(tiny_checkpoint("bert", "classifier", labels=3), tmp_path / "news", NEWS)
+
+
+@pytest.fixture
+def tagger(tiny_checkpoint: Make, tmp_path: Path) -> Path:
+    base, folder = tiny_checkpoint("bert", "base"), tmp_path / "tagger"
+    shutil.copytree(base, folder)
+    model = AutoModelForTokenClassification.from_pretrained(base, num_labels=3)
+    model.save_pretrained(folder)
+    return named(folder, tmp_path / "named", TAGS)
+
+
+def opened(model: Path, train: str, **more: Any) -> Any:
+    settings = s.TransferSettings(model=str(model), out="out", train=train, **COMMON, **more)
+    return open_task(settings, open_checkpoint(model), None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ids"),
+    [
+        (["Sports", "World", "Business"], [1, 0, 2]),
+        (["Sports", "World", "World"], [1, 0, 0]),  # not all of them
+        ([1, 0, 2], [1, 0, 2]),
+    ],
+)
+def test_class_ids_are_those_of_the_head(
+    news: Path, tmp_path: Path, labels: list[Any], ids: list[int]
+) -> None:
+    train = write(tmp_path, texts(labels))
+    task = opened(news, train, validation=train)
+    assert task.names == NEWS
+    assert task.train.gold.tolist() == task.validation.gold.tolist() == ids
+    out = tmp_path / "out"
+    transfer(s.TransferSettings(model=str(news), out=str(out), train=train, **COMMON))
+    stored = json.loads((out / "config.json").read_text())["id2label"]
+    assert list(stored.values()) == NEWS
+
+
+def test_labels_that_the_head_does_not_know(news: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown label 'Sci-Tech'; the 3 classes.*'World', 'Sp"):
+        opened(news, write(tmp_path, texts(["World", "Sci-Tech"])))
+
+
+def test_a_head_without_names_takes_those_of_the_rows(
+    tiny_checkpoint: Make, tmp_path: Path
+) -> None:
+    plain = tiny_checkpoint("bert", "classifier", labels=3)
+    assert opened(plain, write(tmp_path, texts(NEWS))).names == sorted(NEWS)
+
+
+def test_a_teacher_without_names_is_taken(tiny_checkpoint: Make, tmp_path: Path) -> None:
+    train = write(tmp_path, texts(NEWS * 3))
+    student, teacher = (
+        str(tiny_checkpoint("bert", "classifier", labels=3, seed=i)) for i in (0, 1)
+    )
+    out = str(tmp_path / "out")
+    transfer(s.TransferSettings(model=student, teacher=teacher, out=out, train=train, **COMMON))
+
+
+def test_tags_are_those_of_the_head(tagger: Path, tmp_path: Path) -> None:
+    rows = [{"tokens": ["the", "baker"], "tags": ["O", "B-WHO"]}] * 4
+    task = opened(tagger, write(tmp_path, rows))
+    assert task.names == TAGS  # sorted they would stand otherwise, and I-WHO does not occur
+    numbers = [{"tokens": ["the", "baker"], "tags": [0, 1]}] * 4
+    assert opened(tagger, write(tmp_path, numbers)).train.gold[0] == ["O", "B-WHO"]
+    others = [{"tokens": ["the", "baker"], "tags": ["O", "B-GENE"]}] * 4
+    with pytest.raises(InputError, match="4 tags are none of those of the head"):
+        opened(tagger, write(tmp_path, others))
+
+
+def test_numbers_that_nothing_names_are_no_tags(tiny_checkpoint: Make, tmp_path: Path) -> None:
+    rows = [{"tokens": ["the", "baker"], "tags": [0, 1]}] * 4
+    with pytest.raises(InputError, match="tags are numbers without names.* write the tags themse"):
+        opened(tiny_checkpoint("bert", "base"), write(tmp_path, rows))
+
+
+def test_what_is_inherited_is_recorded(tiny_checkpoint: Make, tmp_path: Path) -> None:
+    rows = [{"review": f"{i} kettles", "stars": i % 2, "text": "-", "label": 0} for i in range(16)]
+    train, out = write(tmp_path, rows), str(tmp_path / "out")
+    model, columns = str(tiny_checkpoint("bert", "base")), {"text": "review", "label": "stars"}
+    transfer(s.TransferSettings(model=model, out=out, train=train, **columns, **COMMON))
+    again = s.QuantizeSettings(model=out, out=str(tmp_path / "int8"), train=train, steps=1)
+    record = quantize(again).provenance["task"]
+    assert (record["text"], record["label"], record["max_length"]) == ("review", "stars", 16)
+
+
+@pytest.mark.parametrize("recorded", [None, False])
+def test_whether_there_may_be_no_answer_is_seen_in_the_rows(
+    tiny_checkpoint: Make, tmp_path: Path, recorded: bool | None
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint("bert", "base"), model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(
+        json.dumps(config | {"architectures": ["BertForQuestionAnswering"]})
+    )
+    if recorded is not None:
+        (model / "prunella.json").write_text(json.dumps({"task": {"no_answer": recorded}}))
+    rows = [
+        {"question": "Who?", "context": "the baker", "answers": {"text": a, "answer_start": b}}
+        for a, b in ((["baker"], [4]), ([], []))
+    ]
+    settings = s.EvaluateSettings(model=str(model), data=write(tmp_path, rows))
+    checkpoint = open_checkpoint(model)
+    _, deciding = open_for_evaluation(settings, checkpoint, load_config(checkpoint))
+    assert deciding.no_answer is (recorded is None)
+
+
+def test_the_recorded_metric_is_that_of_evaluate(tiny_checkpoint: Make, tmp_path: Path) -> None:
+    """Training in bf16 computes other logits than a checkpoint gives when it is loaded."""
+    scores = [{**row, "label": i / 7} for i, row in enumerate(texts([0] * 16))]
+    train, out = write(tmp_path, scores), str(tmp_path / "out")
+    common = {**COMMON, "precision": "bf16", "train": train, "validation": train}
+    model = str(tiny_checkpoint("bert", "base"))
+    recorded = transfer(s.TransferSettings(model=model, out=out, **common)).metrics
+    said = evaluate(s.EvaluateSettings(model=out, data=train, resamples=10, threads=1))
+    assert recorded["mse"] == pytest.approx(said.metrics["mse"], rel=1e-5)
+    assert np.isfinite(recorded["mse"])
