@@ -77,6 +77,13 @@ def test_a_changed_file_is_read_anew_and_nothing_is_left_behind(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_number_that_is_none_among_texts_is_missing(tmp_path: Path) -> None:
+    """As pandas writes a missing text."""
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a"}\n{"text": NaN}\n{"text": 5.5}\n')
+    assert read_table(str(path))["text"][:] == ["a", None, "5.5"]
+
+
 def test_csv_cells_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("text,label\nNA,007\nnull,1\n")

@@ -156,6 +156,27 @@ def test_two_models_are_compared_on_the_same_resamples(tiny: Make, tmp_path: Pat
     assert found.differing == np.count_nonzero(mine != theirs)
 
 
+def test_pairs_without_a_second_text_are_scored_alike(tiny: Make, tmp_path: Path) -> None:  # noqa: F811
+    rows = [
+        {
+            "sentence1": row["text"],
+            "sentence2": "the castle" if i % 3 else "",
+            "label": row["label"],
+        }
+        for i, row in enumerate(ROWS["classification"])
+    ]
+    model, out = _model(tiny, "classification"), tmp_path / "p.jsonl"
+    found = _evaluate(
+        model.folder,
+        _write(tmp_path, rows),
+        against=str(model.packed.path),
+        predictions=str(out),
+        threads=1,
+    )
+    assert found.rows == len(rows) and found.differing == 0
+    assert found.against_metrics["log_loss"] == pytest.approx(found.metrics["log_loss"], abs=1e-4)
+
+
 def test_classes_in_another_order_are_the_same_classes(tiny: Make, tmp_path: Path) -> None:  # noqa: F811
     data = _write(tmp_path, ROWS["classification"])
     model = _model(tiny, "classification")

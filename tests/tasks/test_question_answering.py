@@ -142,6 +142,17 @@ def test_impossible_questions_have_no_answer() -> None:
     assert (rows.gold, rows.spans, rows.ids) == ([[], ["b"]], [None, (2, 3)], ["x", "y"])
 
 
+@pytest.mark.parametrize("flags", [["True", "False"], ["1", "0"], [1, 0], ["true", None]])
+def test_impossible_is_read_from_text_too(flags: list[Any]) -> None:
+    rows = read([one("b", 2), one("b", 2)], is_impossible=flags)
+    assert rows.gold == [[], ["b"]]
+
+
+def test_what_is_no_flag_is_refused() -> None:
+    with pytest.raises(InputError, match="'is_impossible': true or false .* found 'no' in row 2"):
+        read([one("b", 2), one("b", 2)], is_impossible=["False", "no"])
+
+
 @pytest.mark.parametrize(
     ("answers", "message"),
     [

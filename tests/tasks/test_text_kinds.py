@@ -174,6 +174,7 @@ def test_a_name_of_the_data_that_the_head_lacks(tmp_path: Path) -> None:
         ([0.5, float("nan")], {}, "no label in row 2;"),
         ([1, 1], {}, "every label is 1; two classes"),
         ([-1, -1], {}, "-1 usually means that labels are withheld"),
+        ([-1.0, -1.0], {"kind": "regression"}, "every label is -1, .* labels are withheld"),
         ([[0, 1], [1]], {"kind": "classification"}, "row 1 holds a list"),
         ([f"name {i}" for i in range(60)], {}, "60 different labels in 60 rows"),
         ([0.5, 1], {"kind": "classification"}, "set `kind: regression`"),
@@ -213,10 +214,18 @@ def test_texts_that_are_none(tmp_path: Path, texts: list[Any], message: str) -> 
         load(write(tmp_path, rows))
 
 
-def test_an_empty_second_text_is_found_too(tmp_path: Path) -> None:
-    rows = [{"premise": "a", "hypothesis": h, "label": i} for i, h in enumerate(["b", ""])]
-    with pytest.raises(InputError, match="column 'hypothesis': no text in row 2"):
-        load(write(tmp_path, rows))
+def test_a_second_text_may_be_empty(tmp_path: Path) -> None:
+    """As in QQP; the first text may not, and second texts that all are look like a mistake."""
+
+    def rows(seconds: list[str | None], first: str = "a") -> str:
+        both = [{"premise": first, "hypothesis": second} for second in seconds]
+        return write(tmp_path, [{**row, "label": i % 2} for i, row in enumerate(both)])
+
+    assert load(rows(["b", "", None, " "])).pairs == ["b", "", "", ""]
+    with pytest.raises(InputError, match="column 'hypothesis': no text in rows 1, 2;"):
+        load(rows(["", None]))
+    with pytest.raises(InputError, match="column 'premise': no text in row"):
+        load(rows(["b", "c"], first=""))
 
 
 def test_labels_cannot_be_changed_in_place(tmp_path: Path) -> None:

@@ -33,6 +33,16 @@ def test_the_longer_text_of_a_pair_is_cut_first() -> None:
     assert encoded.token_types.tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1]
 
 
+def test_an_empty_second_text_is_a_pair_all_the_same() -> None:
+    encoded = encode(["a b", "a"], ["", "b"])
+    assert encoded.ids[:5].tolist() == [CLS, A, B, SEP, SEP]
+    assert encoded.token_types is not None
+    assert encoded.token_types[:5].tolist() == [0, 0, 0, 0, 1]
+    encoder = reading().encoder()
+    window = encoder.whole(encoder.encode(["a b", ""]), 32)  # as the engine serves it
+    assert window.ids.tolist() == encoded.ids[:5].tolist()
+
+
 def test_cut_rows_are_counted() -> None:
     assert encode(["a b c d", "a b", "a b c"], max_length=4).counts == {"rows_cut": 2}
     assert encode(["a b c", "a"], ["a b", "b"], max_length=7).counts == {"rows_cut": 1}

@@ -129,15 +129,32 @@ def undecided(
     )
 
 
-def texts_of(table: datasets.Dataset, column: str, source: str) -> list[str]:
+def texts_of(
+    table: datasets.Dataset, column: str, source: str, *, blanks: bool = False
+) -> list[str]:
     """The texts of a column.
+
+    Args:
+        table: The rows.
+        column: Its name.
+        source: For messages.
+        blanks: Whether texts may be blank or missing, as second ones of QQP are, though not all of
+            them; they are read as "".
 
     Raises:
         InputError: If one is missing, blank, or no text.
     """
     texts = table[column][:]
+    empty = [text is None or (isinstance(text, str) and not text.strip()) for text in texts]
+    if blanks and not all(empty):
+        texts = ["" if none else text for text, none in zip(texts, empty, strict=True)]
+        empty = [False] * len(texts)
     where = f"{source}, column '{column}'"
-    wrong = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    wrong = [
+        i
+        for i, (text, none) in enumerate(zip(texts, empty, strict=True))
+        if none or not isinstance(text, str)
+    ]
     if not wrong:
         return texts
     first = texts[wrong[0]]

@@ -93,7 +93,7 @@ class QuestionAnswering:
         where = f"{source}, column '{label}'"
         given = [_answers(value, i, where) for i, value in enumerate(table[label][:])]
         if "is_impossible" in there:
-            flags = table["is_impossible"][:]
+            flags = _flags(table["is_impossible"][:], f"{source}, column 'is_impossible'")
             given = [[] if flag else found for flag, found in zip(flags, given, strict=True)]
         spans, moved = _spans(contexts, given, where)
         return QuestionRows(
@@ -254,6 +254,23 @@ def _answers(value: Any, row: int, where: str) -> list[tuple[str, int | None]]:
         if text.strip():
             found.append((text, start))
     return found
+
+
+def _flags(values: Sequence[Any], where: str) -> list[bool]:
+    """Yes or no of each row; csv has them as text, and what is missing is no.
+
+    Raises:
+        InputError: If one is neither.
+    """
+    meaning = {"true": True, "1": True, "false": False, "0": False, "": False, "none": False}
+    found = [meaning.get(str(value).strip().lower()) for value in values]
+    wrong = [i for i, flag in enumerate(found) if flag is None]
+    if wrong:
+        raise InputError(
+            f"{where}: true or false (or 1 or 0) is needed; found {values[wrong[0]]!r:.40} in "
+            f"{list_rows(wrong)}"
+        )
+    return [bool(flag) for flag in found]
 
 
 def _spans(

@@ -46,7 +46,13 @@ class Regression:
         # A regression head has one output, which transformers calls LABEL_0.
         if names and len(names) > 1:
             raise InputError(f"{where}: scores, but the classes {names} were given with them")
-        scores = to_scores(clean(table[label][:], where), where)
+        labels = clean(table[label][:], where)
+        if set(labels) == {-1}:
+            raise InputError(
+                f"{where}: every label is -1, which usually means that labels are withheld; take a "
+                "split with labels"
+            )
+        scores = to_scores(labels, where)
         scores.flags.writeable = False
         return TextRows(texts, pairs, scores, [])
 

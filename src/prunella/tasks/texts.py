@@ -22,7 +22,7 @@ class TextRows:
 
     Attributes:
         texts: n texts, none empty.
-        pairs: The second text of each row, or None for single texts.
+        pairs: The second text of each row, "" where it has none; or None for single texts.
         labels: [n] int64 class ids or float32 scores, or [n, classes] of 0 and 1.
         names: The name of each class id; empty for scores.
     """
@@ -49,7 +49,7 @@ def read_texts(
         table.column_names, columns.text, columns.pair, columns.label, source
     )
     texts = texts_of(table, text, source)
-    return texts, texts_of(table, pair, source) if pair else None, label
+    return texts, texts_of(table, pair, source, blanks=True) if pair else None, label
 
 
 def encode_texts(

@@ -44,6 +44,19 @@ def test_documents_are_parted_and_the_last_column_is_the_tag(tmp_path: Path, nam
     ]
 
 
+@pytest.mark.parametrize("name", ["t.conll", "t.txt", "t.bio"])
+def test_comments_before_a_sentence_of_a_file_parted_by_spaces(tmp_path: Path, name: str) -> None:
+    text = "# id 12 domain=dev\n# x\nColon B-D\n# O\ncancer I-D\n\n#no O\n\n# end\n"
+    assert _read(tmp_path, name, text) == [
+        {"tokens": ["Colon", "#", "cancer"], "tags": ["B-D", "O", "I-D"]},
+        {"tokens": ["#no"], "tags": ["O"]},
+    ]
+
+
+def test_a_hash_is_a_word_where_tags_are_of_any_kind(tmp_path: Path) -> None:
+    assert _read(tmp_path, "t.conll", "# SYM\n5 CD\n")[0]["tokens"] == ["#", "5"]
+
+
 def test_tags_of_any_kind_in_a_file_named_so(tmp_path: Path) -> None:
     text = "The\tDT\ndog\tNN\n\nbarks\tVBZ"
     found = _read(tmp_path, "t.conll", text)

@@ -2,7 +2,8 @@
 
 Columns are parted by tabs where the file holds any, else by spaces. Lines that begin with
 -DOCSTART- (they part documents) are dropped, and so are comments: lines that begin with "#" and
-have no tab in a file that is parted by tabs.
+have no tab in a file that is parted by tabs. Elsewhere "#" may be a word: there a comment stands
+before a sentence and does not end in an entity's tag as every other line does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from itertools import dropwhile
 
 import pyarrow as pa
 
@@ -71,7 +73,23 @@ def _split(text: str) -> list[list[_Line]]:
             blocks.append([])
         elif not (tabs and _is_comment(line)):
             blocks[-1].append(_Line(number, _cells(line, tabs)))
+    blocks = blocks if tabs else _without_comments(blocks)
     return [block for block in blocks if block]
+
+
+def _without_comments(blocks: list[list[_Line]]) -> list[list[_Line]]:
+    """The sentences of a file that is parted by spaces, without the comments before them."""
+    words = [line for block in blocks for line in block if not _has_hash(line)]
+    if not words or not all(_ends_in_tag(line.cells) for line in words):
+        return blocks
+    return [
+        list(dropwhile(lambda line: _has_hash(line) and not _ends_in_tag(line.cells), block))
+        for block in blocks
+    ]
+
+
+def _has_hash(line: _Line) -> bool:
+    return line.cells[0].startswith("#")
 
 
 def _cells(line: str, tabs: bool) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -36,15 +37,20 @@ def _array(name: str, values: list[Any], source: str) -> pa.Array | pa.ChunkedAr
         try:
             return pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # mixed types, huge integers
-            return pa.array(
-                [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
-            )
+            return pa.array([_as_text(value) for value in values])
     except UnicodeEncodeError as error:
         row = next(i for i, v in enumerate(values, start=1) if _holds(v, error.object))
         raise InputError(
             f"{source}, row {row}, column '{name}': half of a surrogate pair, which is no "
             "character; repair the text"
         ) from None
+
+
+def _as_text(value: Any) -> str | None:
+    """A value of a column of mixed types; what pandas writes as NaN is missing."""
+    if value is None or isinstance(value, str):
+        return value
+    return None if isinstance(value, float) and math.isnan(value) else json.dumps(value)
 
 
 def _holds(value: Any, text: str) -> bool:
