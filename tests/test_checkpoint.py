@@ -289,6 +289,20 @@ def test_the_hash_follows_weights_and_configuration(tmp_path: Path) -> None:
     assert write(tmp_path / "m", {"w": weight}).weights_hash != first
 
 
+def test_the_tokenizer_has_a_hash_of_its_own(tmp_path: Path) -> None:
+    made = write(tmp_path / "m", {"w": torch.ones(1)})
+    bare, weights = made.tokenizer_hash, made.weights_hash
+    seen = {bare}
+    for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
+        (made.path / name).write_text("{}")
+        seen.add(open_checkpoint(made.path).tokenizer_hash)
+    (made.path / "vocab.txt").write_text("[PAD]")
+    seen.add(open_checkpoint(made.path).tokenizer_hash)
+    assert len(seen) == 5
+    again = open_checkpoint(made.path)
+    assert again.tokenizer_hash in seen and again.weights_hash == weights
+
+
 def test_provenance_names_its_parents(tmp_path: Path) -> None:
     parent = write(tmp_path / "parent", {"w": torch.ones(2)})
     write_json(parent.path / PROVENANCE, {"stage": "teach"})

@@ -117,6 +117,19 @@ def test_another_task(bench: Bench) -> None:
     assert len(vector) == 32 and sum(v * v for v in vector) == pytest.approx(1)
 
 
+def test_a_threshold_of_nothing_is_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def attempt(model: Model, inputs: Any, **options: Any) -> list[Outcome]:
+        seen.append(options)
+        return [OUTCOME for _ in inputs]
+
+    monkeypatch.setattr(Model, "attempt", attempt)
+    bench("--text", "a", "--threshold", 0)
+    bench("--text", "a")
+    assert seen == [{"threshold": 0.0}, {}]
+
+
 def test_questions(bench: Bench, tiny: Tinies) -> None:  # noqa: F811
     path = tiny("bert", "QuestionAnswering").packed.path
     content = json.dumps({"id": 7, "question": "who?", "context": "the queen leaves at dawn"})

@@ -31,6 +31,13 @@ from prunella.roles import Role, role_of
 PROVENANCE = "prunella.json"
 FORMAT = 1
 WEIGHTS = "model.safetensors"
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
 _DTYPES |= {"I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1"}
@@ -86,6 +93,16 @@ class Checkpoint:
             with file.open("rb") as stream:
                 while piece := stream.read(1 << 22):
                     digest.update(piece)
+        return digest.hexdigest()
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 of the tokenizer's files that are there, each with its name."""
+        digest = hashlib.sha256()
+        for name in _TOKENIZER:
+            file = self.path / name
+            if file.exists():
+                digest.update(f"{name}:{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
         return digest.hexdigest()
 
     @cached_property

@@ -114,7 +114,8 @@ def predict(settings: PredictSettings) -> Predictions:
         batch_tokens=settings.batch_tokens or BATCH_TOKENS,
     )
     options = {name: getattr(settings, name) for name in _OPTIONS}
-    options = {name: value for name, value in options.items() if value not in (None, False)}
+    # Not `in (None, False)`: a threshold of 0 equals False.
+    options = {k: value for k, value in options.items() if value is not None and value is not False}
     if settings.file is None:
         return _predict_texts(model, settings, options)
     try:

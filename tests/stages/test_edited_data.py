@@ -83,6 +83,21 @@ def test_edited_configuration(place: Place) -> None:
         teach(TeachSettings(**given))
 
 
+def test_a_repaired_tokenizer(place: Place, tiny_checkpoint: Make) -> None:
+    model = Path(shutil.copytree(tiny_checkpoint("bert"), place.folder / "model"))
+    given: dict[str, Any] = {"model": str(model), "out": place.out("task"), **place.rows()}
+    given["threads"] = 1
+    first = transfer(TransferSettings(**given))
+    assert transfer(TransferSettings(**given)).finished_before
+    file = model / "tokenizer.json"
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps(document, indent=1) + "\n")
+    with pytest.raises(InputError, match="another run's checkpoint"):
+        transfer(TransferSettings(**given))
+    again = transfer(TransferSettings(**given, overwrite=True)).provenance
+    assert again["parents"] == first.provenance["parents"]  # known by its weights, as ever
+
+
 def test_missing_rows_are_named_before_anything_is_made(
     place: Place, tiny_checkpoint: Make
 ) -> None:

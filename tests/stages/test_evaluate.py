@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from engine.conftest import TAGS, Tiny, tiny  # noqa: F401  (a fixture)
+from safetensors.numpy import load_file, save_file
 
 from prunella.cli import main
 from prunella.data.metrics import bootstrap, metrics, paired_bootstrap
 from prunella.errors import InputError
 from prunella.settings import EvaluateSettings
+from prunella.stages import askable as askable_stage
 from prunella.stages.comparison import Answers, Comparison, compare
 from prunella.stages.evaluate import Evaluation, evaluate
 
@@ -175,6 +177,36 @@ def test_pairs_without_a_second_text_are_scored_alike(tiny: Make, tmp_path: Path
     )
     assert found.rows == len(rows) and found.differing == 0
     assert found.against_metrics["log_loss"] == pytest.approx(found.metrics["log_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["classification", "token-classification"])
+def test_weights_that_diverged_are_no_class(tiny: Make, tmp_path: Path, kind: str) -> None:  # noqa: F811
+    model, broken = _model(tiny, kind), tmp_path / "broken"
+    shutil.copytree(model.folder, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["classifier.bias"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    data, rows = _write(tmp_path, ROWS[kind]), len(ROWS[kind])
+    with pytest.raises(InputError, match=rf"NaN\) for {rows} of {rows} rows: its weights have div"):
+        _evaluate(broken, data)
+
+
+def test_the_engine_does_not_hide_them_either(
+    tiny: Make,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, data = _model(tiny, "classification"), _write(tmp_path, ROWS["classification"])
+    run = askable_stage._run
+
+    def diverged(*args: Any) -> np.ndarray:
+        logits = run(*args)
+        logits[2, 1] = np.nan
+        return logits
+
+    monkeypatch.setattr(askable_stage, "_run", diverged)
+    with pytest.raises(InputError, match=r"NaN\) for 1 of 24 rows"):
+        _evaluate(model.packed.path, data)
 
 
 def test_classes_in_another_order_are_the_same_classes(tiny: Make, tmp_path: Path) -> None:  # noqa: F811

@@ -82,7 +82,10 @@ def run_stage(
         InputError: If OUT is taken, or accelerate is set to share out the weights.
     """
     refuse_sharded_models()
-    hashes = {part: parent.weights_hash for part, parent in parents.items() if parent}
+    there = {part: parent for part, parent in parents.items() if parent}
+    hashes = {part: parent.weights_hash for part, parent in there.items()}
+    # Apart from the weights: their hash is what masks and children know a model by.
+    hashes |= {f"{part} tokenizer": parent.tokenizer_hash for part, parent in there.items()}
     identity = identity_of(stage, settings, hashes, data)
     workspace = _open_together(settings, identity)
     if workspace.finished:

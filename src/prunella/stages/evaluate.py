@@ -17,7 +17,7 @@ from prunella.errors import InputError
 from prunella.settings import EvaluateSettings
 from prunella.stages.askable import Askable, askable
 from prunella.stages.comparison import Answers, Comparison, compare
-from prunella.stages.examples import Examples, oddities, open_for_evaluation
+from prunella.stages.examples import Examples, decided, oddities, open_for_evaluation
 from prunella.tasks import Predictions
 
 
@@ -119,11 +119,11 @@ def _ask(settings: EvaluateSettings, name: str) -> _Asked:
         examples, deciding = open_for_evaluation(settings, model.checkpoint, model.config)
         main = _main_metric(settings, model, examples)  # what is mistyped shows at once
         begun = time.monotonic()
-        logits = model.logits(examples)
-        kind, reading = examples.kind, examples.reading
-        found = kind.decode(logits, examples.encoded, examples.rows, reading, deciding)
+        found = decided(model.logits(examples), examples, deciding)
         seconds = round(time.monotonic() - begun, 3)
-    figures = metrics(kind.name, examples.gold, found.values, found.logits) | {**found.further}
+    figures = metrics(examples.kind.name, examples.gold, found.values, found.logits) | {
+        **found.further
+    }
     return _Asked(examples, found, figures, main, seconds)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from prunella.checkpoint import Checkpoint
 from prunella.data.metrics import metrics
 from prunella.data.presets import preset_of, settled
 from prunella.data.task_batches import EncodedTask
+from prunella.errors import InputError
 from prunella.models import (
     check_length,
     load_tokenizer,
@@ -166,7 +168,26 @@ def predict(
     """What a model says of each row."""
     padding = pad_id(examples.reading.tokenizer)
     logits = predict_logits(model, examples.encoded, batch_size=batch_size, pad_id=padding)
-    return examples.kind.decode(logits, examples.encoded, examples.rows, examples.reading, deciding)
+    return decided(logits, examples, deciding)
+
+
+def decided(logits: np.ndarray, examples: Examples, deciding: Deciding) -> Predictions:
+    """What logits say of each row.
+
+    Raises:
+        InputError: If some are no numbers: they would pass for the first class.
+    """
+    encoded = examples.encoded
+    broken = np.flatnonzero(np.isnan(logits).any(axis=1))
+    if len(broken):
+        sequences = np.searchsorted(encoded.output_offsets, broken, side="right") - 1
+        rows = sequences if encoded.examples is None else encoded.examples[sequences]
+        raise InputError(
+            f"the model's outputs are no numbers (NaN) for {len(np.unique(rows))} of "
+            f"{len(examples)} rows: its weights have diverged; train it again, with a lower "
+            "learning rate"
+        )
+    return examples.kind.decode(logits, encoded, examples.rows, examples.reading, deciding)
 
 
 def figures(examples: Examples, predictions: Predictions) -> dict[str, Any]:
