@@ -361,6 +361,38 @@ def test_bad_input(
     assert not Path(place.out("bad")).exists()
 
 
+@pytest.mark.parametrize(
+    ("held_out", "trained"),
+    [
+        ("general_text", "replay_text"),
+        ("general_text", "text"),
+        ("validation_text", "text"),
+        ("validation_text", "replay_text"),
+    ],
+)
+def test_text_is_not_both_learned_and_measured_on(
+    place: Place, held_out: str, trained: str
+) -> None:
+    folder = place.folder / "linked"
+    folder.mkdir(exist_ok=True)
+    (folder / "same.txt").unlink(missing_ok=True)
+    (folder / "same.txt").symlink_to(place.folder / "general.txt")
+    texts: dict[str, Any] = {held_out: (str(folder / "*.txt"),)}
+    texts[trained] = (place.out("domain.txt"), place.out("general.txt"))
+    if trained == "replay_text":
+        texts["general_share"] = 0.5
+    flags = [f"--{name.replace('_', '-')}" for name in (held_out, trained)]
+    with pytest.raises(InputError, match=rf"general\.txt: is in {flags[0]} and in {flags[1]};"):
+        adapt(given(place, "bad", **texts))
+    if (held_out, trained) == ("validation_text", "text"):
+        same = {**place.text, **texts, "model": place.out("sparse"), "out": place.out("bad")}
+        with pytest.raises(InputError, match=rf"is in {flags[0]} and in {flags[1]};"):
+            prune(PruneSettings(**same))
+        with pytest.raises(InputError, match=rf"is in {flags[0]} and in {flags[1]};"):
+            teach(TeachSettings(**same))
+    assert not Path(place.out("bad")).exists()
+
+
 def test_an_edited_general_text_is_another_run(place: Place, tmp_path: Path) -> None:
     general = tmp_path / "general.txt"
     shutil.copy(place.out("general.txt"), general)

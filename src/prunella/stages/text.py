@@ -13,7 +13,8 @@ from prunella.data.corpus import Corpus, split, tokenize_corpus
 from prunella.data.digests import user_cache
 from prunella.data.mixing import MixedBatches
 from prunella.data.mlm_batches import MlmBatches, evaluation_batches, special_ids
-from prunella.data.sources import content_hash
+from prunella.data.sources import content_hash, resolve
+from prunella.errors import InputError
 from prunella.models import check_length
 from prunella.settings import TextSettings
 from prunella.together import main_first
@@ -21,6 +22,7 @@ from prunella.training.loop import BatchSource
 
 _HELD_OUT_BATCHES = 16
 _HELD_OUT_TOKENS = 100_000
+_HELD_OUT_TEXTS, _TRAINING_TEXTS = ("validation_text", "general_text"), ("text", "replay_text")
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,34 @@ def text_hashes(
     Args:
         settings: Names the text.
         more: Other text, by the setting that names it.
+
+    Raises:
+        InputError: If text that is to be measured on is trained on as well.
     """
     sources = {"text": settings.text, "validation_text": settings.validation_text, **(more or {})}
+    _refuse_overlap(sources)
     return {part: content_hash(files) for part, files in sources.items() if files}
+
+
+def _refuse_overlap(sources: Mapping[str, Sequence[str]]) -> None:
+    """Refuses held-out text that is text of training: its figures would be too good."""
+    for held_out in _HELD_OUT_TEXTS:
+        for trained in _TRAINING_TEXTS:
+            both = _places(sources.get(held_out, ())) & _places(sources.get(trained, ()))
+            if both:
+                raise InputError(
+                    f"{min(both)}: is in --{held_out.replace('_', '-')} and in "
+                    f"--{trained.replace('_', '-')}; text to measure on must not be trained on, "
+                    "leave it out of one of them"
+                )
+
+
+def _places(sources: Sequence[str]) -> set[str]:
+    """The files that sources name, and data sets of the Hub by their names."""
+    hub = {source for source in sources if source.startswith("hub:")}
+    files = [source for source in sources if source not in hub]
+    found = resolve(files) if files else []
+    return hub | {str(Path(source.name).resolve()) for source in found}
 
 
 def cache_folder(cache: str | None) -> Path:
