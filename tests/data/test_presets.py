@@ -66,6 +66,7 @@ def test_the_metric_that_decides() -> None:
     assert official_metric("classification", "hub:cola", "hub:sst2") == "matthews"
     assert official_metric("regression", "hub:cola", None) is None
     assert official_metric("classification", "cola") is None
+    assert official_metric("multi-label", "hub:go_emotions") == "f1_macro"
     assert main_metric("regression") == official_metric("regression", "hub:stsb")
 
 

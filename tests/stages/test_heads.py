@@ -137,6 +137,25 @@ def test_what_is_inherited_is_recorded(tiny_checkpoint: Make, tmp_path: Path) ->
     assert (record["text"], record["label"], record["max_length"]) == ("review", "stars", 16)
 
 
+@pytest.mark.parametrize(("asked", "stride"), [(None, 6), (0, 0), (128, 128)])
+def test_what_is_asked_for_comes_before_what_was_trained(
+    tiny_checkpoint: Make, tmp_path: Path, asked: int | None, stride: int
+) -> None:
+    """Also where it is what it would be without any record."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint("bert", "base"), model)
+    (model / "prunella.json").write_text(json.dumps({"task": {"stride": 6, "max_length": 24}}))
+    rows = [{"tokens": ["the", "baker"], "tags": ["O", "B-WHO"]}] * 4
+    settings = s.TransferSettings(
+        model=str(model), out="out", train=write(tmp_path, rows), stride=asked
+    )
+    reading = open_task(settings, open_checkpoint(model), None).train.reading
+    assert (reading.stride, reading.max_length) == (stride, 24)
+    plain = open_checkpoint(tiny_checkpoint("bert", "base"))
+    usual = open_task(settings.model_copy(update={"stride": None}), plain, None)
+    assert usual.train.reading.stride == 128
+
+
 @pytest.mark.parametrize("recorded", [None, False])
 def test_whether_there_may_be_no_answer_is_seen_in_the_rows(
     tiny_checkpoint: Make, tmp_path: Path, recorded: bool | None

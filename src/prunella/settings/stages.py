@@ -106,8 +106,8 @@ class TaskSettings(Settings):
     """Kind of task; auto goes by what the columns hold."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Tokens of a sequence at most; by default as trained, or else 128, in question answering 384. Tagged sentences and contexts that are longer are read in windows, other texts are cut."""
-    stride: Annotated[int, Field(ge=0)] = 128
-    """Tokens that the windows of a long text share, up to half of a window."""
+    stride: Annotated[int, Field(ge=0)] | None = None
+    """Tokens that the windows of a long text share, up to half of a window; by default as trained, or else 128."""
     no_answer: bool | None = None
     """Whether questions may have no answer (SQuAD v2); by default if some of training have none."""
     threshold: float | None = None

@@ -27,8 +27,10 @@ from prunella.tasks import KINDS, Columns, Deciding, Kind, Predictions, Reading,
 from prunella.training.task import predict_logits
 
 S = TypeVar("S", bound=TaskSettings)
-# What a model that was trained on a task needs to read rows of it again.
+# What a model that was trained on a task needs to read rows of it again. None is "not set" in all
+# of these settings: a default that is a value could not be told from the same value, asked for.
 _INHERITED = ("text", "pair", "label", "choices", "max_length", "stride", "no_answer")
+_USUAL_STRIDE = 128
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,10 @@ def hub_split(source: str, split: str) -> str | None:
 def as_trained(settings: S, checkpoint: Checkpoint) -> S:
     """Settings, completed by those that a fine-tuned checkpoint was trained with."""
     record = (checkpoint.provenance or {}).get("task") or {}
-    fields = type(settings).model_fields
     update: dict[str, Any] = {
         name: record[name]
         for name in _INHERITED
-        if record.get(name) is not None and getattr(settings, name) == fields[name].default
+        if record.get(name) is not None and getattr(settings, name) is None
     }
     if settings.kind == "auto" and record.get("kind") in KINDS:
         update["kind"] = record["kind"]
@@ -106,7 +107,8 @@ def reading_of(
     for config in configs:
         check_length("max_length", length, config)
     token_types = any(takes_token_types(config) for config in configs)
-    return Reading(tokenizer, length, settings.stride, token_types)
+    stride = _USUAL_STRIDE if settings.stride is None else settings.stride
+    return Reading(tokenizer, length, stride, token_types)
 
 
 def deciding_of(settings: TaskSettings, traits: Mapping[str, Any]) -> Deciding:
