@@ -174,7 +174,7 @@ class MaskSettings(FineTuneSettings):
     preset: Literal["paper"] | None = None
     """paper: the settings that were published for method abp (arXiv 2105.03343): fixed drift, batches of 8, rates of 2e-5, labels alone. What is given besides comes first."""
     method: Literal["smp", "abp", "zhao"] = "smp"
-    """How connections are chosen. smp: the highest scores, the layers share (arXiv 2210.06210); abp: one threshold for all, a sigmoid's derivative; zhao: a threshold that stays (arXiv 2004.12406)."""
+    """How connections are chosen. smp: the highest scores, the layers share (arXiv 2210.06210); abp: as smp, a sigmoid's derivative for the step's (arXiv 2105.03343); zhao: a threshold that stays (arXiv 2004.12406)."""
     kept: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the connections to keep; zhao keeps what its threshold leaves."""
     drift: Annotated[float, Field(ge=0)] | None = None
@@ -182,7 +182,7 @@ class MaskSettings(FineTuneSettings):
     mask_learning_rate: Positive | None = None
     """Peak learning rate of the scores; by default the method's."""
     regularizer: Annotated[float, Field(ge=0)] | None = None
-    """Weight of the mean sigmoid of the scores in the loss; by default the method's: 400 for smp, or 0."""
+    """Weight of the mean sigmoid of the scores in the loss; by default the method's: 400 for smp, 100 for abp, or 0."""
     scope: Literal["uniform", "role", "global"] | None = None
     """uniform: each matrix keeps the share; role: the layers' matrices of one role do together; global: all do together. By default the method's."""
     head_start: Annotated[float, Field(ge=0)] | None = None
@@ -222,6 +222,8 @@ _PAPER: Mapping[str, Any] = {
     "drift": 2e-7,
     "mask_learning_rate": 2e-5,
     "head_start": 0.0,
+    "regularizer": 0.0,
+    "scope": "global",
     "learning_rate": 2e-5,
     "batch_size": 8,
     "epochs": 3.0,
