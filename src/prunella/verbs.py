@@ -5,8 +5,6 @@ Modules are named, not imported, so that `--help` and the torch-free verbs start
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +12,7 @@ from typing import Any
 
 from prunella import settings as s
 from prunella.errors import InputError
-from prunella.processes import world_size
+from prunella.quiet import hush
 from prunella.together import main_only
 
 
@@ -45,7 +43,7 @@ class Verb:
         """
         try:
             if self.trains:
-                _hush()
+                hush()
             return getattr(import_module(self.module), self.name.replace("-", "_"))
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("prunella") or not self.trains:
@@ -79,18 +77,3 @@ VERBS: dict[str, Verb] = {
         Verb("bench", s.BenchSettings, "prunella.bench.run", False),
     )
 }
-
-
-def _hush() -> None:
-    """Our progress is enough: transformers would draw a bar for every file it loads.
-
-    torchao, which transformers imports wherever it is installed, complains of kernels that this
-    machine has no use for; torch's C++ says on every process what our way of distributing costs.
-    """
-    if world_size() > 1:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunella.errors import InputError
+from prunella.quiet import hush
 from prunella.study.about import About
 from prunella.study.records import reads_pairs, same_task
 
@@ -102,6 +103,8 @@ def outputs(paths: Sequence[Path], file: str, count: int) -> Outputs:
     Raises:
         InputError: If there are no texts, or models read other tokens than the first.
     """
+    hush()  # before the first import of transformers
+
     from prunella.checkpoint import open_checkpoint
     from prunella.models import check_same_vocabulary, load_tokenizer
 
@@ -193,11 +196,9 @@ def _unasked(checkpoint: Checkpoint) -> str | None:
 
 def _compute(checkpoint: Checkpoint, batches: Sequence[Any], *, asked: bool) -> _Computed:
     import torch
-    from transformers.utils.logging import disable_progress_bar
 
     from prunella.models import load_encoder, load_finished, takes_token_types, task_head
 
-    disable_progress_bar()  # there is one for the whole study
     classifies = task_head(checkpoint) == "SequenceClassification"
     model: Any = load_finished(checkpoint) if classifies else load_encoder(checkpoint).eval()
     layers: list[list[Tensor]] = []
