@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "prunella"
 
 # From low to high. A module may import from its own room and from lower ones.
 ROOMS = (
-    ("errors", "processes", "roles"),
+    ("errors", "processes", "roles", "quiet"),
     ("settings", "packed", "together"),
     ("checkpoint", "grid", "validation", "report"),
     (
@@ -51,7 +51,8 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # of --score are the names of the files of criteria, which are listed and not imported.
 ALLOWED = {("training", "teacher_cache"), ("settings", "sparsity")}
 TORCH_FREE = (
-    "errors processes together roles settings packed checkpoint grid validation workspace packing inspection "
+    "errors processes together roles quiet settings packed checkpoint grid validation workspace "
+    "packing inspection "
     "mask_application "
     "engine rows columns prediction_files predicting "
     "bench.run bench.worker bench.engines bench.arms bench.rotation bench.table bench.workloads "

@@ -25,7 +25,6 @@ from prunella.errors import InputError
 from prunella.packed.mask_file import MASK_FILE, MaskFile, open_mask
 from prunella.packed.masked import MaskedFile
 from prunella.packed.read import PackedFile, Weights
-from prunella.roles import is_embedding
 
 
 class Models(Mapping[str, Model]):
@@ -58,7 +57,7 @@ class Models(Mapping[str, Model]):
         A task whose mask takes from the tables has tables of its own.
         """
         held = self._shelf.held()
-        own = {name for name in held if any(map(is_embedding, self._masks[name].masked))}
+        own = {name for name in held if self._masks[name].masks_tables}
         shared = max((held[name].tables for name in held.keys() - own), default=0)
         tables = shared + sum(held[name].tables for name in own)
         matrices = sum(model.memory - model.tables for model in held.values())

@@ -18,7 +18,7 @@ from prunella.errors import InputError
 from prunella.packed.layout import TensorInfo
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packed.write import TensorSpec, write
-from prunella.roles import role_of
+from prunella.roles import is_embedding, role_of
 
 KIND = "mask"
 MASK_FILE = "task.mask"
@@ -54,6 +54,11 @@ class MaskFile:
     def own(self) -> tuple[str, ...]:
         """Names of the tensors that the file holds as a whole: the head and what was trained."""
         return tuple(name for name in self.packed.names if name not in self.masked)
+
+    @property
+    def masks_tables(self) -> bool:
+        """Whether it takes weights from tables of embeddings as well."""
+        return any(map(is_embedding, self.masked))
 
     @property
     def learned(self) -> dict[str, Any]:
