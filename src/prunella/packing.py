@@ -37,7 +37,7 @@ CARRIED = (
 # What a model directory that nobody added to may hold.
 _OURS = {*CARRIED, WEIGHTS, SCALES_FILE, MASK_FILE, "log.jsonl"}
 # A matrix with fewer zeros than this is smaller without a mask.
-_SPARSE = 0.05
+SPARSE_FROM = 0.05
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _spec(
     elif kind == "bf16" and label == "F32":
         array, stored_as = to_bf16(array), "bf16"
     sparsity = 1 - np.count_nonzero(array) / max(1, array.size)
-    encoding = "sparse" if role and sparsity > _SPARSE else "dense"
+    encoding = "sparse" if role and sparsity > SPARSE_FROM else "dense"
     return TensorSpec(name, array, encoding, scale, role, stored_as)
 
 

@@ -16,15 +16,13 @@ from prunella.errors import InputError
 from prunella.grid import load_scales
 from prunella.packed.mask_file import MASK_FILE, MaskFile, is_mask, open_mask
 from prunella.packed.read import PackedFile, open_packed
+from prunella.packing import SPARSE_FROM
 from prunella.roles import ROLES, is_embedding, layer_of, role_of
 
 EMBEDDINGS = "embeddings"
 COMPONENTS = (EMBEDDINGS, *ROLES)
 # numpy has no such types: all bits but the sign, which makes a -0.0 a zero.
 _VALUE_BITS = {"BF16": 0x7FFF, "F8_E4M3": 0x7F, "F8_E5M2": 0x7F}
-# Rounding a dense matrix to int8 makes 1 to 2 % zeros, which nobody chose. With fewer zeros than
-# this a rounded matrix counts as dense, as `pack` stores it.
-_ROUNDED = 0.05
 
 
 @dataclass(frozen=True)
@@ -195,8 +193,12 @@ def _of_mask(mask: MaskFile, name: str) -> Network:
 
 
 def _chosen(kept: np.ndarray, rounded: bool) -> np.ndarray:
-    """A mask without the zeros that only rounding made."""
-    dense = rounded and np.count_nonzero(kept) > (1 - _ROUNDED) * kept.size
+    """A mask without the zeros that only rounding made.
+
+    Rounding a dense matrix to int8 makes 1 to 2 % zeros, which nobody chose: it counts as dense
+    where `pack` stores it as dense.
+    """
+    dense = rounded and np.count_nonzero(kept) > (1 - SPARSE_FROM) * kept.size
     return np.ones_like(kept) if dense else kept
 
 

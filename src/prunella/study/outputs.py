@@ -24,8 +24,8 @@ ABOUT = About(
     "Linear CKA compares what two sub-networks compute after each layer, over all tokens of the "
     "text: 1 if the outputs are the same up to rotation and scale, near 0 if they have nothing in "
     "common. Special tokens ([CLS], [SEP]) are left out: in short texts they are a fifth of all, "
-    "and change it much (measured: 0.45 with them, 0.58 without). Same answers is the share of "
-    "texts for which two models of one task predict the same label, or, where there may be "
+    "and change it much (0.45 with them and 0.58 without, in one trial). Same answers is the share "
+    "of texts for which two models of one task predict the same label, or, where there may be "
     "several, the same set of labels (each from a probability of 0.5); r is the correlation of "
     "predicted numbers. One task means: by their records the same kind, the same labels and the "
     "same rows to train or to validate on.",

@@ -24,9 +24,9 @@ ABOUT = About(
     "With millions of weights the smallest dependence is significant: read the size, not p. "
     "Masks that magnitudes chose from one dense parent overlap because the weights are the same. "
     "Rows and columns are matched by the product of their shares. Where these are very uneven that "
-    "asks for more than one weight at some places, and the overlap is a rough one: measured "
-    "against the masks of largest entropy with the same counts, it was 13 % too high where 11 % "
-    "were kept, and 0.5 % too low where 79 % were.",
+    "asks for more than one weight at some places, and the overlap is a rough one: against the "
+    "masks of largest entropy with the same counts it was, in one trial each, 13 % too high where "
+    "11 % were kept, and 0.5 % too low where 79 % were.",
 )
 
 
