@@ -17,6 +17,7 @@ from benchmarks.experiments import plots, tables
 from benchmarks.experiments.matrix import FOLDER
 from benchmarks.experiments.records import RESULTS
 from benchmarks.experiments.summary import Arm
+from benchmarks.experiments.upstream import read_upstream
 from benchmarks.results_html import page_of
 from prunella.report import html
 from prunella.report.pictures import stamp_of
@@ -68,6 +69,7 @@ class Page:
             "criteria-table": lambda: tables.level_table(criteria),
             "criteria-plot": lambda: plots.level_plots(criteria),
             "upstream": lambda: tables.upstream_table(every),
+            "upstream-scores": lambda: tables.upstream_scores_table(read_upstream(self.results)),
             "environment": lambda: tables.environment(every),
         }
 

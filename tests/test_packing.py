@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import prunella
 from prunella import display
-from prunella.checkpoint import PROVENANCE, WEIGHTS
+from prunella.checkpoint import PROVENANCE, WEIGHTS, Checkpoint
 from prunella.errors import InputError
 from prunella.grid import SCALES_FILE
 from prunella.inspection import inspect
 from prunella.packed.bf16 import from_bf16, to_bf16
 from prunella.packed.read import open_packed
-from prunella.packed.write import write
+from prunella.packed.write import TensorSpec, write
 from prunella.packing import Packed, pack, unpack
 from prunella.settings import InspectSettings, PackSettings, UnpackSettings
 
@@ -293,3 +294,107 @@ def test_files_that_cannot_lie_beside_each_other_are_explained(
     with pytest.raises(InputError, match="back: cannot be written"):
         unpacked(packed, tmp_path / "back")
     assert names(tmp_path) == {"model", "model.prn"}
+
+
+# ------------------------------------------------------------------- what differs from a backbone
+
+
+@pytest.fixture
+def child(model: Path, tmp_path: Path) -> Path:
+    """A task's model of the fixture as backbone: another name before the encoder's tensors, a
+    pruned matrix, the tables as they were, a new head; the backbone's own head is gone.
+    """
+    tensors = load_file(model / WEIGHTS)
+    query = tensors[QUERY].copy()
+    query[::2] = 0
+    folder = tmp_path / "child"
+    folder.mkdir()
+    head = np.array([[0.0, -0.0]], np.float32)
+    save_file({**tensors, QUERY: query, HEAD: head}, folder / WEIGHTS)
+    (folder / "config.json").write_text('{"model_type": "bert", "num_labels": 1}')
+    bare = {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if name != HEAD}
+    save_file({**bare, "pooler.dense.bias": np.ones(40, np.float32)}, model / WEIGHTS)
+    return folder
+
+
+def test_a_difference_holds_what_the_backbone_lacks(
+    model: Path, child: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "child.prn"
+    whole = packed_as(child, tmp_path / "whole.prn")
+    made = packed_as(child, out, backbone=str(model))
+    assert open_packed(out).names == (QUERY, HEAD)
+    assert made.sizes.model.stored < whole.sizes.model.stored / 2
+    before = load_file(child / WEIGHTS)
+    unpack(UnpackSettings(model=str(out), out=str(tmp_path / "back"), backbone=str(model)))
+    after = load_file(tmp_path / "back" / WEIGHTS)
+    assert {n: a.tobytes() for n, a in after.items()} == {n: a.tobytes() for n, a in before.items()}
+    assert (tmp_path / "back/config.json").read_text() == (child / "config.json").read_text()
+
+
+def test_bits_decide_what_is_the_same(model: Path, child: Path, tmp_path: Path) -> None:
+    tensors = load_file(child / WEIGHTS)
+    tensors[WORDS][7, 3] = -0.0
+    save_file(tensors, child / WEIGHTS)
+    made = packed_as(child, tmp_path / "child.prn", backbone=str(model))
+    assert WORDS in open_packed(made.path).names
+    unpack(UnpackSettings(model=str(made.path), out=str(tmp_path / "back"), backbone=str(model)))
+    assert np.signbit(load_file(tmp_path / "back" / WEIGHTS)[WORDS][7, 3])
+
+
+def test_a_difference_needs_its_own_backbone(model: Path, child: Path, tmp_path: Path) -> None:
+    out, back = tmp_path / "child.prn", tmp_path / "back"
+    packed_as(child, out, backbone=str(model))
+    with pytest.raises(InputError, match="holds only what differs .* with --backbone"):
+        unpack(UnpackSettings(model=str(out), out=str(back)))
+    with pytest.raises(InputError, match=r"child.prn: was made from another backbone than"):
+        unpack(UnpackSettings(model=str(out), out=str(back), backbone=str(child)))
+    whole = packed_as(child, tmp_path / "whole.prn").path
+    with pytest.raises(InputError, match="is a whole model; leave --backbone out"):
+        unpack(UnpackSettings(model=str(whole), out=str(back), backbone=str(model)))
+    assert not back.exists()
+
+
+def test_a_backbone_with_nothing_in_common_is_refused(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file({NORM: np.zeros(40, np.float32)}, other / WEIGHTS)
+    (other / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="has no tensor in common with"):
+        packed_as(model, tmp_path / "x.prn", backbone=str(other))
+    assert not (tmp_path / "x.prn").exists()
+
+
+def test_a_difference_is_no_model(
+    model: Path, child: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = packed_as(child, tmp_path / "child.prn", backbone=str(model)).path
+    with pytest.raises(InputError, match="holds only what differs from its backbone; make the mod"):
+        prunella.load(out)
+    found = inspect(InspectSettings(model=str(out)))
+    assert found.backbone == Checkpoint(model).weights_hash
+    display.show(found)
+    shown = capsys.readouterr().out
+    assert f"only what differs from its backbone, {found.backbone[:12]}" in shown
+    assert "all that it holds" in shown and "whole model" not in shown
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ({"backbone_sha256": "ab"}, "names no backbone"),
+        ({"prefix": 1}, "prefix is no text"),
+        ({"left_out": {}}, "left_out is no list"),
+    ],
+)
+def test_a_difference_that_lies(
+    model: Path, child: Path, tmp_path: Path, lie: dict[str, Any], message: str
+) -> None:
+    packed = open_packed(packed_as(child, tmp_path / "child.prn", backbone=str(model)).path)
+    specs = [TensorSpec(HEAD, packed.tensor(HEAD), "dense")]
+    write(tmp_path / "lie.prn", specs, {**packed.metadata, **lie}, packed.files)
+    back = UnpackSettings(
+        model=str(tmp_path / "lie.prn"), out=str(tmp_path / "back"), backbone=str(model)
+    )
+    with pytest.raises(InputError, match=message):
+        unpack(back)

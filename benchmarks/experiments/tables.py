@@ -241,6 +241,28 @@ def upstream_table(studies: Sequence[Study]) -> str:
     return "\n".join(lines)
 
 
+def upstream_scores_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """How near upstream runs that differ in their score come to the dense model."""
+    if not records:
+        return NOT_YET
+    lines = head(["score", "zeros", "tokens", "minutes", "hidden distance, held out", "command"])
+    for record in sorted(records, key=lambda r: r["metrics"]["hidden_distance"]):
+        settings, metrics = record["settings"], record["metrics"]
+        lines.append(
+            row(
+                [
+                    settings["score"],
+                    f"{100 * settings['sparsity']:g} %",
+                    f"{metrics['tokens'] / 1e6:.2f} M",
+                    f"{record['seconds'] / 60:.1f}",
+                    f"{metrics['hidden_distance']:.3f}",
+                    f"`{record['command']}`",
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
 def environment(studies: Sequence[Study]) -> str:
     """On what all of it ran."""
     records = [record for study in studies for record in study.records]

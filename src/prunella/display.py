@@ -358,6 +358,8 @@ def _show_sizes(console: Console, sizes: Sizes) -> None:
 def _show_inspection(console: Console, found: Inspection) -> None:
     stage = f", made by {found.stage}" if found.stage else ""
     console.print(f"[bold]{found.path}[/]  {found.model_type}{stage}")
+    if found.backbone:
+        console.print(f"only what differs from its backbone, {found.backbone[:12]}")
     columns = [
         Column("tensor"),
         Column("role"),
@@ -374,7 +376,8 @@ def _show_inspection(console: Console, found: Inspection) -> None:
     rows.append(
         [f"{len(others)} other tensors", "-", "", None, human_bytes(sum(r.bytes for r in others))]
     )
-    for name, total in (("encoder matrices", found.encoder), ("whole model", found.model)):
+    whole = "all that it holds" if found.backbone else "whole model"
+    for name, total in (("encoder matrices", found.encoder), (whole, found.model)):
         rows.append(
             [name, "", f"{total.weights:,}", 100 * total.sparsity, human_bytes(total.bytes)]
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from prunella.checkpoint import TensorInfo, open_checkpoint
 from prunella.errors import InputError
+from prunella.packed.backbone import is_difference
 from prunella.packed.read import open_packed
 from prunella.packed.sizes import Measure, Sizes, sizes
 from prunella.settings import InspectSettings
@@ -43,7 +44,8 @@ class Inspection:
     """The contents of a checkpoint or packed file.
 
     encoder: the matrices that pruning is about; model: everything, in a packed file with
-    tokenizer and configuration.
+    tokenizer and configuration. backbone: hash of the checkpoint from which the file holds only the
+    differences.
     """
 
     path: str
@@ -53,6 +55,7 @@ class Inspection:
     encoder: Totals
     model: Totals
     packed: Sizes | None
+    backbone: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         document = asdict(self)
@@ -127,6 +130,7 @@ def _inspect_packed(path: Path) -> Inspection:
         _measured(measured.encoder),
         _measured(measured.model),
         measured,
+        str(packed.metadata.get("backbone_sha256")) if is_difference(packed) else None,
     )
 
 

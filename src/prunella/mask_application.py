@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from prunella.backbones import compare, widened
 from prunella.checkpoint import (
     PROVENANCE,
     WEIGHTS,
@@ -24,8 +25,7 @@ from prunella.checkpoint import (
 )
 from prunella.errors import InputError
 from prunella.packed.mask_file import MASK_FILE, MaskFile, open_mask, write_mask
-from prunella.packing import CARRIED, check_replaceable, widened
-from prunella.roles import is_embedding
+from prunella.packing import CARRIED, check_replaceable
 from prunella.settings import ApplyMaskSettings
 
 __all__ = ["MASK_FILE", "apply_mask", "entropy_bytes", "save_mask"]
@@ -48,29 +48,19 @@ def save_mask(
         masked: Names of its masked tensors.
         metadata: What else to record.
     """
-    before = {name: (label, array) for name, label, array in source.arrays()}
-    prefix = _prefix(task)
+    backbone, same = compare(task, source)
     masks: dict[str, np.ndarray] = {}
     own: dict[str, np.ndarray] = {}
-    names = set()
     for name, label, array in task.arrays():
-        names.add(name)
         if name in masked:
             masks[name] = array != 0
-            continue
-        values, origin = widened(array, label), None
-        if name.startswith(prefix):
-            origin = before.get(name) or before.get(name.removeprefix(prefix))
-        if origin is None or not np.array_equal(widened(origin[1], origin[0]), values):
-            own[name] = np.ascontiguousarray(values)
-    full = {n if n.startswith(prefix) else prefix + n for n in before}
+        elif name not in same:
+            own[name] = np.ascontiguousarray(widened(array, label))
     write_mask(
         path,
         masks,
         own,
-        backbone=source.weights_hash,
-        prefix=prefix,
-        left_out=sorted(full - names),
+        backbone=backbone,
         metadata={**metadata, "model_type": task.config.get("model_type")},
         files={_CONFIG: (task.path / _CONFIG).read_bytes()},
     )
@@ -144,12 +134,6 @@ def masked_arrays(source: Checkpoint, mask: MaskFile) -> dict[str, np.ndarray]:
             "it again"
         )
     return arrays | {name: np.ascontiguousarray(mask.packed.tensor(name)) for name in mask.own}
-
-
-def _prefix(task: Checkpoint) -> str:
-    """What stands before the names of the encoder's tensors: "bert."."""
-    tables = (tensor.name for tensor in task.tensors if is_embedding(tensor.name))
-    return next((name[: name.index("embeddings.")] for name in tables), "")
 
 
 def _config(mask: MaskFile) -> bytes:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from prunella.backbones import compare, widened
 from prunella.checkpoint import PROVENANCE, WEIGHTS, Checkpoint, open_checkpoint, publish
 from prunella.errors import InputError
 from prunella.grid import SCALES_FILE, WEIGHT_MAX, int_weights, load_scales, save_scales
-from prunella.packed.bf16 import from_bf16, to_bf16
+from prunella.packed.backbone import DIFFERENCE, backbone_of, is_difference
+from prunella.packed.bf16 import to_bf16
 from prunella.packed.dense import dense_array
+from prunella.packed.layout import Malformed
 from prunella.packed.mask_file import MASK_FILE
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packed.sizes import Sizes, sizes
@@ -86,6 +89,15 @@ def pack(settings: PackSettings) -> Packed:
     if weights == "auto":
         weights = "int8" if scales else "fp32"
     metadata = _metadata(checkpoint, weights, settings.embeddings)
+    same: frozenset[str] = frozenset()
+    if settings.backbone is not None:
+        backbone, same = compare(checkpoint, open_checkpoint(settings.backbone))
+        if not same:
+            raise InputError(
+                f"--backbone {settings.backbone}: has no tensor in common with {settings.model}; "
+                "give the checkpoint that it was made from, or leave --backbone out"
+            )
+        metadata |= {"kind": DIFFERENCE, **backbone.to_json()}
     files = {
         name: (checkpoint.path / name).read_bytes()
         for name in CARRIED
@@ -99,6 +111,7 @@ def pack(settings: PackSettings) -> Packed:
     tensors = [
         _spec(name, label, array, weights, settings.embeddings, scales or {})
         for name, label, array in checkpoint.arrays()
+        if name not in same
     ]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,11 +136,12 @@ def unpack(settings: UnpackSettings) -> Path:
     """Writes a packed file back as a Hugging Face model directory, in fp32.
 
     Raises:
-        InputError: If the file is damaged, or the folder exists, holds what is not a model
-            directory's, or cannot be written.
+        InputError: If the file is damaged or builds on another backbone, or the folder exists,
+            holds what is not a model directory's, or cannot be written.
     """
     packed = open_packed(settings.model)
     packed.verify()
+    inherited = _inherited(packed, settings.backbone)
     out = Path(settings.out).absolute()
     check_replaceable(out, settings.overwrite)
     try:
@@ -137,7 +151,7 @@ def unpack(settings: UnpackSettings) -> Path:
             prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True
         ) as folder:
             draft = Path(folder) / out.name
-            _write_checkpoint(packed, draft)
+            _write_checkpoint(packed, inherited, draft)
             publish(draft, out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
@@ -159,12 +173,37 @@ def check_replaceable(out: Path, overwrite: bool) -> None:
         )
 
 
-def _write_checkpoint(packed: PackedFile, folder: Path) -> None:
+def _inherited(packed: PackedFile, folder: str | None) -> dict[str, np.ndarray]:
+    """What a difference leaves to its backbone, in fp32; nothing if the file is a whole model."""
+    if not is_difference(packed):
+        if folder is not None:
+            raise InputError(f"{packed.path}: is a whole model; leave --backbone out")
+        return {}
+    try:
+        backbone = backbone_of(packed)
+    except Malformed as error:
+        raise InputError(f"{packed.path}: damaged: {error}; {error.advice}") from None
+    if folder is None:
+        raise InputError(
+            f"{packed.path}: holds only what differs from its backbone (whose weights have the "
+            f"hash {backbone.sha256[:12]}); name that checkpoint's folder with --backbone"
+        )
+    source = open_checkpoint(folder)
+    backbone.check(source.weights_hash, folder, packed.path)
+    named = (
+        (backbone.taken(name, packed.names), array, label) for name, label, array in source.arrays()
+    )
+    return {name: widened(array, label) for name, array, label in named if name is not None}
+
+
+def _write_checkpoint(
+    packed: PackedFile, inherited: Mapping[str, np.ndarray], folder: Path
+) -> None:
     folder.mkdir()
     for name, content in packed.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    arrays = {name: dense_array(packed, name) for name in packed.names}
+    arrays = {**inherited, **{name: dense_array(packed, name) for name in packed.names}}
     save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
     scales = {n: s for n in packed.names if role_of(n) and (s := packed.scale(n)) is not None}
     if scales:
@@ -223,8 +262,3 @@ def row_scale(weight: np.ndarray) -> np.ndarray:
     """The symmetric int8 grid of each row: absmax / 127 [rows]; 1 for a row of zeros."""
     scale = (np.abs(weight).max(axis=1, initial=0) / WEIGHT_MAX).astype(np.float32)
     return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1))
-
-
-def widened(array: np.ndarray, label: str) -> np.ndarray:
-    """A checkpoint's tensor as fp32, whatever its label says it is stored in."""
-    return from_bf16(array) if label == "BF16" else array.astype(np.float32)

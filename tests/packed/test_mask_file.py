@@ -13,6 +13,7 @@ from packed import forge
 
 from prunella.errors import InputError
 from prunella.mask_application import entropy_bytes
+from prunella.packed.backbone import Backbone
 from prunella.packed.mask_file import MaskFile, open_mask, write_mask
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -22,7 +23,8 @@ HASH = "ab" * 32
 
 def made(path: Path, masks: dict[str, np.ndarray], **more: Any) -> MaskFile:
     own = {"classifier.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    given = {"backbone": HASH, "prefix": "bert.", "left_out": ["bert.pooler.dense.bias"]}
+    backbone = Backbone(HASH, "bert.", frozenset({"bert.pooler.dense.bias"}))
+    given = {"backbone": backbone}
     arguments = {**given, "metadata": {"task": {"kind": "regression"}}, "files": {}, **more}
     write_mask(path, masks, own, **arguments)
     return open_mask(path)
@@ -87,7 +89,7 @@ def test_the_wrong_backbone_is_named(tmp_path: Path) -> None:
     file = made(tmp_path / "a.mask", {QUERY: mask(0.5)})
     file.check_backbone(HASH, "b.prn")
     for found in ("cd" * 32, None):
-        with pytest.raises(InputError, match=r"a.mask: was learned on another backbone than b.prn"):
+        with pytest.raises(InputError, match=r"a.mask: was made from another backbone than b.prn"):
             file.check_backbone(found, "b.prn")
 
 

@@ -156,7 +156,7 @@ def test_another_backbone_is_refused(
     other = str(tiny_checkpoint("bert", "base", seed=1))
     file = str(made("smp").out / "task.mask")
     assert main(["mask", "apply", other, file, "--out", place.out("never")]) == 2
-    assert "was learned on another backbone" in capsys.readouterr().err
+    assert "was made from another backbone" in capsys.readouterr().err
     assert not Path(place.out("never")).exists()
 
 

@@ -40,6 +40,7 @@ from prunella.bench.workloads import (
 )
 from prunella.checkpoint import machine, versions, write_json
 from prunella.errors import InputError
+from prunella.packed.backbone import check_whole
 from prunella.packed.read import PackedFile, open_packed
 from prunella.report.tables import human_bytes
 from prunella.settings import BenchSettings
@@ -81,6 +82,7 @@ def bench(settings: BenchSettings) -> Benchmark:
         InputError: If the file is damaged, a setting has no meaning, or no engine can run.
     """
     packed = open_packed(settings.model)
+    check_whole(packed)
     forms = chosen(settings.arms, FORMS, "--arms") if settings.arms else list(default_forms())
     threads = _thread_counts(settings.threads)
     engines, notes = _engines(settings)

@@ -24,6 +24,7 @@ from prunella.engine.tasks import Task
 from prunella.engine.tokenizer_files import longest_input, read_tokenizer
 from prunella.engine.tokens import TextEncoder, Window
 from prunella.errors import InputError
+from prunella.packed.backbone import check_whole
 from prunella.packed.mask_file import is_mask
 from prunella.packed.read import Weights, open_packed
 
@@ -330,6 +331,7 @@ def load(
             "file of a checkpoint"
         )
     packed = open_packed(path)
+    check_whole(packed)
     if is_mask(packed):
         raise InputError(
             f"{path}: is the mask of a task; load its backbone, with masks=[{str(path)!r}]"

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from prunella.errors import InputError
-from prunella.packed.layout import TensorInfo
+from prunella.packed.backbone import Backbone, backbone_of, names_in
+from prunella.packed.layout import Malformed, TensorInfo
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packed.write import TensorSpec, write
 from prunella.roles import is_embedding, role_of
 
 KIND = "mask"
 MASK_FILE = "task.mask"
-_HASH_LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,13 @@ class MaskFile:
 
     Attributes:
         packed: The file itself: the masks and the task's own tensors.
-        backbone: SHA-256 of the checkpoint that it belongs to (`Checkpoint.weights_hash`).
-        prefix: What stands before the names of the backbone's tensors in the task's model, "bert.";
-            a bare encoder's checkpoint leaves it out.
-        left_out: Tensors, under their names in the task's model, that the task does without.
+        backbone: What it was learned on.
         masked: Names of the masked tensors.
         removed: Those of them whose ones say what is removed.
     """
 
     packed: PackedFile
-    backbone: str
-    prefix: str
-    left_out: frozenset[str]
+    backbone: Backbone
     masked: frozenset[str]
     removed: frozenset[str]
 
@@ -92,25 +87,15 @@ class MaskFile:
 
     def task_name(self, name: str) -> str | None:
         """What a tensor of the backbone is called in the task's model; None if it has none."""
-        full = name if name.startswith(self.prefix) else self.prefix + name
-        return None if full in self.left_out or full in self.own else full
+        return self.backbone.taken(name, self.own)
 
     def check_backbone(self, found: str | None, path: str | Path) -> None:
         """Refuses another backbone than the one that the mask was learned on.
 
-        Args:
-            found: Hash of the backbone at hand.
-            path: Where it lies.
-
         Raises:
-            InputError: If it is another.
+            InputError: If it is another; see `Backbone.check`.
         """
-        if found != self.backbone:
-            raise InputError(
-                f"{self.path}: was learned on another backbone than {path} (its weights have the "
-                f"hash {self.backbone[:12]}, those there {str(found)[:12]}); give the checkpoint "
-                "that `prunella mask` started from, unchanged, or a packed file of it"
-            )
+        self.backbone.check(found, path, self.path)
 
 
 def write_mask(
@@ -118,9 +103,7 @@ def write_mask(
     masks: Mapping[str, np.ndarray],
     own: Mapping[str, np.ndarray],
     *,
-    backbone: str,
-    prefix: str,
-    left_out: list[str],
+    backbone: Backbone,
     metadata: Mapping[str, Any],
     files: Mapping[str, bytes],
 ) -> None:
@@ -130,9 +113,7 @@ def write_mask(
         path: The file, by custom named *.mask.
         masks: Of each masked tensor a boolean array, True where the weight stays.
         own: Other tensors of the task's model.
-        backbone: See `MaskFile`, as `prefix` and `left_out`.
-        prefix: See there.
-        left_out: See there.
+        backbone: What the masks were learned on.
         metadata: What else JSON can hold, such as the task's record.
         files: Files to carry: the configuration of the task's model.
 
@@ -148,9 +129,7 @@ def write_mask(
     document = {
         **metadata,
         "kind": KIND,
-        "backbone_sha256": backbone,
-        "prefix": prefix,
-        "left_out": left_out,
+        **backbone.to_json(),
         "masked": sorted(masks),
         "removed": removed,
     }
@@ -177,12 +156,11 @@ def open_mask(path: str | Path) -> MaskFile:
         raise InputError(
             f"{path}: is a packed file, but holds no mask; give a task.mask of `prunella mask`"
         )
-    backbone, prefix = packed.metadata.get("backbone_sha256"), packed.metadata.get("prefix")
-    if not isinstance(backbone, str) or len(backbone) != _HASH_LENGTH:
-        raise _damaged(path, "it names no backbone")
-    if not isinstance(prefix, str):
-        raise _damaged(path, "its prefix is no text")
-    left_out, masked, removed = (_names(packed, key) for key in ("left_out", "masked", "removed"))
+    try:
+        backbone = backbone_of(packed)
+        masked, removed = names_in(packed, "masked"), names_in(packed, "removed")
+    except Malformed as error:
+        raise _damaged(path, str(error)) from None
     for name in masked:
         if name not in packed.names:
             raise _damaged(path, f"it lacks the mask of {name[:80]}")
@@ -194,14 +172,7 @@ def open_mask(path: str | Path) -> MaskFile:
     for name in packed.names:
         if name not in masked and packed.info(name).dtype == "uint8":
             raise _damaged(path, f"{name[:80]} is a mask that its list lacks")
-    return MaskFile(packed, backbone, prefix, left_out, masked, removed)
-
-
-def _names(packed: PackedFile, key: str) -> frozenset[str]:
-    found = packed.metadata.get(key)
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise _damaged(packed.path, f"its {key} is no list of names")
-    return frozenset(found)
+    return MaskFile(packed, backbone, masked, removed)
 
 
 def _damaged(path: str | Path, reason: str) -> InputError:

@@ -256,6 +256,8 @@ class PackSettings(Settings):
     """Encoder matrices: auto stores what the checkpoint holds, int8 after quantize, else fp32; int8 and bf16 round."""
     embeddings: Literal["fp32", "bf16", "int8"] = "fp32"
     """Embedding tables: exact, or rounded to bf16 or to int8 by row."""
+    backbone: str | None = None
+    """Checkpoint folder that the model was made from: leave out what is the same there, such as frozen embeddings. The file is then only for `unpack --backbone`."""
 
 
 class EvaluateSettings(TaskSettings):
@@ -317,6 +319,8 @@ class UnpackSettings(OutputSettings):
 
     model: str
     """Packed file."""
+    backbone: str | None = None
+    """Checkpoint folder that the file builds on, if it was packed with --backbone."""
 
 
 class ExportSettings(Settings):
@@ -349,6 +353,8 @@ class BenchSettings(Settings):
 
     model: str
     """Packed file."""
+    backbone: str | None = None
+    """Checkpoint folder that the file builds on, if it was packed with --backbone."""
     shapes: str = "1x16,1x128,1x384,8x128,32x128"
     """Batch x tokens, between commas; empty for --texts alone."""
     threads: str = "1,2"
@@ -380,6 +386,8 @@ class PredictSettings(Settings):
 
     model: str
     """Packed file."""
+    backbone: str | None = None
+    """Checkpoint folder that the file builds on, if it was packed with --backbone."""
     text: tuple[str, ...] = ()
     """A text (in question answering the question); give --text once for each."""
     text_pair: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import numpy as np
 from prunella.checkpoint import Checkpoint, open_checkpoint
 from prunella.errors import InputError
 from prunella.grid import load_scales
+from prunella.packed.backbone import check_whole
 from prunella.packed.mask_file import MASK_FILE, MaskFile, is_mask, open_mask
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packing import SPARSE_FROM
@@ -111,6 +112,7 @@ def _open(path: Path, name: str) -> Network:
         return _of_folder(open_checkpoint(path), name)
     if path.is_file():
         packed = open_packed(path)
+        check_whole(packed)
         return _of_mask(open_mask(path), name) if is_mask(packed) else _of_packed(packed, name)
     raise InputError(f"{path}: no such file or folder; give a checkpoint, a packed file or a mask")
 
