@@ -301,10 +301,21 @@ COMMAND_LINE: dict[str, Case] = {
         ("nothing takes 'b=2', 'c=3'", "--set b=2 --set c=3"),
     ),
     "two values after one flag": (
-        lambda b: b.prune("--roles", "query", "key"),
-        ("nothing takes 'key'", "repeat the flag"),
+        lambda b: b.prune("--score", "snip", "movement"),
+        ("nothing takes 'movement'", "this flag takes one value"),
     ),
 }
+
+
+def test_a_flag_takes_all_that_a_shell_makes_of_a_glob(bench: Bench) -> None:
+    more = bench.write("more.txt", "Some more text.\n")
+    given = bench.prune(
+        "--text", bench.corpus, more, "--roles", "query", "key", "--dry-run", text=None
+    )
+    answer = bench(*given, "--json")
+    assert answer.code == 0, answer.stderr
+    pruned = {row["role"] for row in answer.document["targets"] if row["pruned"]}
+    assert pruned == {"query", "key"}
 
 
 @pytest.mark.parametrize("case", COMMAND_LINE)

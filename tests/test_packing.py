@@ -368,7 +368,10 @@ def test_a_backbone_with_nothing_in_common_is_refused(model: Path, tmp_path: Pat
 def test_a_difference_is_no_model(
     model: Path, child: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = packed_as(child, tmp_path / "child.prn", backbone=str(model)).path
+    made = packed_as(child, tmp_path / "child.prn", backbone=str(model))
+    display.show(made)
+    assert f"--backbone {model} --out FOLDER" in " ".join(capsys.readouterr().out.split())
+    out = made.path
     with pytest.raises(InputError, match="holds only what differs from its backbone; make the mod"):
         prunella.load(out)
     found = inspect(InspectSettings(model=str(out)))

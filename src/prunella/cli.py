@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.exceptions import UnusedCliTokensError
@@ -217,11 +217,13 @@ def _sort_into_groups(kind: type[BaseModel], group: Group | None = None) -> None
         owner = next(c for c in reversed(kind.__mro__) if name in getattr(c, "__annotations__", {}))
         # Only what is on by default needs a flag that switches it off.
         negative = f"--no-{name}" if field.default is True else ()
+        any_word = (owner, name) in _TAKES_ANY_WORD  # the next flag as well, if it took several
         field.metadata.append(
             Parameter(
                 group=group or _GROUPS.get(owner, _OWN),
                 negative=negative,
-                allow_leading_hyphen=(owner, name) in _TAKES_ANY_WORD,
+                allow_leading_hyphen=any_word,
+                consume_multiple=get_origin(field.annotation) is tuple and not any_word,
             )
         )
         for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
@@ -259,7 +261,7 @@ def _unused(error: UnusedCliTokensError) -> str:
     if "run" in (error.command_chain or ()) and all("=" in token for token in tokens):
         flags = " ".join(f"--set {token}" for token in tokens)
         return f"{message}; each variable has a --set of its own: {flags}"
-    return f"{message}; a flag takes one value, repeat the flag for each (see --help)"
+    return f"{message}; this flag takes one value (see --help)"
 
 
 def _lost() -> str:

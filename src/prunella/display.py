@@ -314,6 +314,11 @@ def _show_comparison(console: Console, result: Any) -> None:
 def _show_packed(console: Console, packed: Packed) -> None:
     console.print(f"[bold]pack[/] -> {packed.path}  ({packed.weights} weights)")
     _show_sizes(console, packed.sizes)
+    if packed.backbone:
+        console.print(
+            f"It holds only what differs from {packed.backbone}. Whole again: prunella unpack "
+            f"--model {packed.path} --backbone {packed.backbone} --out FOLDER"
+        )
     # Half of a file, once everything else is small; what rounding costs is in docs/format.md.
     tables, whole = packed.sizes.parts["embeddings"].stored, packed.sizes.model.stored
     if packed.embeddings == "fp32" and tables > whole / 2:

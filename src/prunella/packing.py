@@ -45,12 +45,13 @@ SPARSE_FROM = 0.05
 
 @dataclass(frozen=True)
 class Packed:
-    """A written file and its measured sizes."""
+    """A written file and its measured sizes; `backbone` is the folder that it builds on, if any."""
 
     path: Path
     weights: str
     embeddings: str
     sizes: Sizes
+    backbone: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         encoder, model = self.sizes.encoder, self.sizes.model
@@ -58,6 +59,7 @@ class Packed:
             "path": str(self.path),
             "weights": self.weights,
             "embeddings": self.embeddings,
+            "backbone": self.backbone,
             "encoder_weights": encoder.weights,
             "encoder_nonzeros": encoder.nonzeros,
             "model_weights": model.weights,
@@ -106,7 +108,7 @@ def pack(settings: PackSettings) -> Packed:
     if out.exists() and not settings.overwrite:
         found = _finished(out, metadata, files)
         if found is not None:  # the same command again
-            return Packed(out, weights, settings.embeddings, sizes(found))
+            return Packed(out, weights, settings.embeddings, sizes(found), settings.backbone)
         raise InputError(f"{out}: exists; choose another --out or pass --overwrite")
     tensors = [
         _spec(name, label, array, weights, settings.embeddings, scales or {})
@@ -118,7 +120,7 @@ def pack(settings: PackSettings) -> Packed:
         write(out, tensors, metadata, files)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
-    return Packed(out, weights, settings.embeddings, sizes(open_packed(out)))
+    return Packed(out, weights, settings.embeddings, sizes(open_packed(out)), settings.backbone)
 
 
 def _finished(
