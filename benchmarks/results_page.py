@@ -1,7 +1,8 @@
 """Writes the tables and plots of docs/results.md from benchmarks/results/; --check only compares.
 
-A table or plot stands between `<!-- results:NAME -->` and `<!-- /results -->`. What was not run yet
-is shown as such. --html makes one self-contained page of it.
+A table or plot stands between `<!-- results:NAME -->` and `<!-- /results -->`, in README.md
+between `<!-- matrix:NAME -->` and `<!-- /matrix -->`. What was not run yet is shown as such. --html
+makes one self-contained page of docs/results.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from prunella.report import html
 from prunella.report.pictures import stamp_of
 
 ROOT = Path(__file__).parent.parent
-_BLOCK = re.compile(r"<!-- results:([\w-]+) -->\n.*?<!-- /results -->", re.DOTALL)
 
 
 class Page:
@@ -34,8 +34,9 @@ class Page:
         document: Path = ROOT / "docs" / "results.md",
         results: Path = RESULTS,
         matrices: Path = FOLDER,
+        marker: str = "results",
     ) -> None:
-        self.document = document
+        self.document, self.marker = document, marker
         self.results = results
         self.latency = plots.read_latency(results)
         self._read = lambda name: tables.read_study(name, results, matrices)
@@ -51,6 +52,7 @@ class Page:
         return {
             "prune-ofa-fp32": lambda: tables.quality_table(ofa, "fp32", relative),
             "prune-ofa-int8": lambda: tables.quality_table(ofa, "int8", relative),
+            "prune-ofa-brief": lambda: tables.brief_table(ofa, Arm("dense", "fp32")),
             "prune-ofa-sizes": lambda: tables.size_table(ofa),
             "prune-ofa-further": lambda: tables.further_table(ofa),
             "prune-ofa-plot": lambda: plots.sparsity_plot(ofa),
@@ -82,9 +84,11 @@ class Page:
             if isinstance(made, tuple):
                 made, drawn = made
                 pictures.update({self.document.parent / name: svg for name, svg in drawn.items()})
-            return f"<!-- results:{match.group(1)} -->\n{made}\n<!-- /results -->"
+            return f"<!-- {mark}:{match.group(1)} -->\n{made}\n<!-- /{mark} -->"
 
-        text = _BLOCK.sub(block, self.document.read_text(encoding="utf-8"))
+        mark = self.marker
+        blocks = re.compile(rf"<!-- {mark}:([\w-]+) -->\n.*?<!-- /{mark} -->", re.DOTALL)
+        text = blocks.sub(block, self.document.read_text(encoding="utf-8"))
         return {self.document: text, **pictures}
 
     def stale(self) -> dict[Path, str]:
@@ -106,7 +110,7 @@ def main() -> int:
     parser.add_argument("--html", metavar="FILE", help="write a page for browsers as well")
     given = parser.parse_args()
     page, check = Page(), given.check
-    stale = page.stale()
+    stale = page.stale() | Page(ROOT / "README.md", marker="matrix").stale()
     if given.html:
         files = page.files()
         read = {path.name: text for path, text in files.items()}

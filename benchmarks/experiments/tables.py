@@ -91,6 +91,33 @@ def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm
     return "\n".join(lines)
 
 
+def brief_table(study: Study, reference: Arm) -> str:
+    """A row a model and form, its scores, and its encoder on disk: those with most of the tasks.
+
+    What was run on fewer than half of the tasks that the reference has is left to the long tables.
+    """
+    scores, matrix = study.scores, study.matrix
+    tasks = [task for task in matrix.tasks if scores.of(reference, task)]
+    shown = [
+        arm
+        for arm in study.arms()
+        if 2 * sum(bool(scores.of(arm, task)) for task in tasks) >= len(tasks)
+    ]
+    tasks = [t for t in tasks if any(scores.of(arm, t) for arm in shown if arm != reference)]
+    if not tasks:
+        return NOT_YET
+    lines = head(["", *(_title(study, t) for t in tasks), "against dense, %", "encoder on disk"])
+    for arm in shown:
+        size = sizes([r for r in study.records if (r["model"], r["weights"]) == arm])
+        assert size is not None
+        found = scores.difference(arm, reference, tasks, relative=True)
+        title = f"{matrix.models[arm.model].title}, {arm.weights}"
+        cells = [cell(scores.spread(arm, task), study.seeds) for task in tasks]
+        cells.append("" if arm == reference else _difference(found, len(tasks)))
+        lines.append(row([title, *cells, human_bytes(size["encoder_bytes"])]))
+    return "\n".join([*lines, "", source(study)])
+
+
 def level_table(study: Study) -> str:
     """For each task a table: a row a method, a column a share of the weights that is kept."""
     found = [part for task in study.matrix.tasks for part in _levels(study, task)]
@@ -245,7 +272,7 @@ def upstream_scores_table(records: Sequence[Mapping[str, Any]]) -> str:
     """How near upstream runs that differ in their score come to the dense model."""
     if not records:
         return NOT_YET
-    lines = head(["score", "zeros", "tokens", "minutes", "hidden distance, held out", "command"])
+    lines = head(["score", "zeros", "tokens", "minutes", "hidden distance, held out"])
     for record in sorted(records, key=lambda r: r["metrics"]["hidden_distance"]):
         settings, metrics = record["settings"], record["metrics"]
         lines.append(
@@ -256,11 +283,14 @@ def upstream_scores_table(records: Sequence[Mapping[str, Any]]) -> str:
                     f"{metrics['tokens'] / 1e6:.2f} M",
                     f"{record['seconds'] / 60:.1f}",
                     f"{metrics['hidden_distance']:.3f}",
-                    f"`{record['command']}`",
                 ]
             )
         )
-    return "\n".join(lines)
+    commands = (r["command"].replace(f"--score {r['settings']['score']}", "--score SCORE")
+                for r in records)  # fmt: skip
+    machines = dict.fromkeys(r["machine"]["processor"] for r in records)
+    lines += ["", f"One seed, one thread, {', '.join(machines)}."]
+    return "\n".join([*lines, *(f"`{command}`" for command in dict.fromkeys(commands))])
 
 
 def environment(studies: Sequence[Study]) -> str:

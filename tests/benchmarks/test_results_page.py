@@ -109,6 +109,29 @@ def test_what_was_not_run_is_shown_as_such(tmp_path: Path) -> None:
     assert "pruned upstream, 90 %, int8" not in sizes
 
 
+def test_the_brief_table_has_what_was_run_on_most_tasks(tmp_path: Path) -> None:
+    few = Arm("gmp-90", "fp32")
+    values = {(DENSE, t): (0.8, 0.8) for t in ("rte", "stsb", "sst2")}
+    values |= {(SPARSE, "rte"): (0.72,), (SPARSE, "stsb"): (0.8,), (few, "rte"): (0.7,)}
+    study = tables.read_study("prune-ofa", written(tmp_path, values), FOLDER)
+    lines = tables.brief_table(study, DENSE).splitlines()
+    assert lines[0].startswith("|  | RTE, accuracy | STS-B, accuracy | against dense, % |")
+    assert lines[2] == "| dense, fp32 | 80.00 ± 0.00 (2) | 80.00 ± 0.00 (2) |  | 4.00 kB |"
+    assert lines[3].startswith("| pruned upstream, 90 %, fp32 | 72.00 (1) | 80.00 (1) | −5.00 | ")
+    assert not any("GMP" in line for line in lines)
+    nothing = tables.read_study("prune-ofa", tmp_path / "none", FOLDER)
+    assert tables.brief_table(nothing, DENSE) == tables.NOT_YET
+
+
+def test_a_readme_has_blocks_of_its_own(tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    kept = "<!-- results:speed -->\nx\n<!-- /results -->\n"
+    document.write_text(f"{kept}<!-- matrix:environment -->\nold\n<!-- /matrix -->\n")
+    page = Page(document, tmp_path / "none", marker="matrix")
+    text = page.files()[document]
+    assert text.startswith(kept) and tables.NOT_YET in text and "old" not in text
+
+
 def test_the_plots_compare_only_tasks_that_all_arms_have(tmp_path: Path) -> None:
     values = {(DENSE, "rte"): (0.6, 0.6), (DENSE, "sst2"): (0.9, 0.9), (SPARSE, "rte"): (0.57, 0.6)}
     study = tables.read_study("prune-ofa", written(tmp_path, values), FOLDER)
