@@ -1,0 +1,32 @@
+"""The released encoders in models/: whole, as sparse as their names say, and nobody's folders in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prunella.packed.backbone import backbone_of, is_difference
+from prunella.packed.read import open_packed
+from prunella.packed.sizes import sizes
+
+MODELS = Path(__file__).parent.parent / "models"
+FILES = sorted(MODELS.glob("*.prn"))
+
+
+def test_there_are_some() -> None:
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_released_encoder(path: Path) -> None:
+    packed = open_packed(path)
+    packed.verify()
+    assert is_difference(packed)
+    readme = (MODELS / "README.md").read_text(encoding="utf-8")
+    assert backbone_of(packed).sha256[:12] in readme
+    assert path.name in readme
+    zeros = int(path.stem.rsplit("-", 1)[1])
+    assert 100 * sizes(packed).encoder.sparsity == pytest.approx(zeros, abs=0.1)
+    told = packed.files["prunella.json"].decode()
+    assert '"/' not in told and "../" not in told
