@@ -18,7 +18,9 @@ from prunella.checkpoint import PROVENANCE, WEIGHTS, Checkpoint
 from prunella.errors import InputError
 from prunella.grid import SCALES_FILE
 from prunella.inspection import inspect
+from prunella.packed.backbone import Backbone
 from prunella.packed.bf16 import from_bf16, to_bf16
+from prunella.packed.mask_file import open_mask, write_mask
 from prunella.packed.read import open_packed
 from prunella.packed.write import TensorSpec, write
 from prunella.packing import Packed, pack, unpack
@@ -353,6 +355,25 @@ def test_a_difference_needs_its_own_backbone(model: Path, child: Path, tmp_path:
     with pytest.raises(InputError, match="is a whole model; leave --backbone out"):
         unpack(UnpackSettings(model=str(whole), out=str(back), backbone=str(model)))
     assert not back.exists()
+
+
+def test_a_mask_is_no_model(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "task.mask"
+    backbone = Backbone("ab" * 32, "", frozenset())
+    kept = np.eye(4, dtype=np.bool_)
+    write_mask(path, {QUERY: kept}, {}, backbone=backbone, metadata={}, files={})
+    with pytest.raises(
+        InputError, match="is the mask of a task and no model; `prunella mask apply"
+    ):
+        unpack(UnpackSettings(model=str(path), out=str(tmp_path / "back")))
+    found = inspect(InspectSettings(model=str(path)))
+    assert (found.kind, found.backbone) == ("mask", "ab" * 32)
+    with pytest.raises(InputError, match=r"is a folder; give .*task.mask, the mask in it"):
+        open_mask(tmp_path)
+    with pytest.raises(
+        InputError, match="is a file, and a model directory is needed; `prunella un"
+    ):
+        packed_as(path, tmp_path / "x.prn")
 
 
 def test_a_backbone_with_nothing_in_common_is_refused(model: Path, tmp_path: Path) -> None:

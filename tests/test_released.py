@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ FILES = sorted(MODELS.glob("*.prn"))
 
 def test_there_are_some() -> None:
     assert FILES
+    readme = (MODELS / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"[\w.-]+\.prn", readme)) == {path.name for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -112,9 +112,22 @@ def test_unfinished_work_of_other_settings_is_refused(out: Path, partial: Path) 
         pass
 
 
-def test_nested_settings_and_parents_are_named(out: Path) -> None:
-    with opened(out):
+def test_settings_that_were_refused_are_no_work(out: Path, partial: Path) -> None:
+    with opened(out) as workspace:
+        workspace.abandon()
+        assert not partial.exists()
+    with opened(out):  # killed before anything was done
         pass
+    with opened(out, sparsity=0.5) as workspace:
+        assert workspace.identity == identity(sparsity=0.5)
+        workspace.log.touch()
+        workspace.abandon()
+        assert partial.exists()
+
+
+def test_nested_settings_and_parents_are_named(out: Path, partial: Path) -> None:
+    with opened(out):
+        (partial / "states").mkdir()
     with pytest.raises(InputError, match=r"distillation\.temperature: 2\.0 -> 4\.0"):
         opened(out, distillation={"logits": 0.5, "temperature": 4.0})
     settings = PruneSettings(model="bert", text=("a.txt",), out="out")
@@ -123,9 +136,9 @@ def test_nested_settings_and_parents_are_named(out: Path) -> None:
         open_workspace(str(out), other, overwrite=False)
 
 
-def test_a_run_on_edited_files_is_another_run(out: Path) -> None:
+def test_a_run_on_edited_files_is_another_run(out: Path, partial: Path) -> None:
     with opened(out):
-        pass
+        (partial / "states").mkdir()
     with pytest.raises(InputError, match=r"other settings \(text: other contents\)"):
         opened(out, contents="edited")
     finish(out)

@@ -164,6 +164,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         InputError: If it is not a folder, or lacks config.json or safetensors weights.
     """
     folder = Path(path)
+    if folder.is_file():
+        raise InputError(
+            f"{folder}: is a file, and a model directory is needed; `prunella unpack --model "
+            f"{folder} --out FOLDER` makes one of a packed file"
+        )
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder; give a model directory made by save_pretrained"

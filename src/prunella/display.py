@@ -363,8 +363,11 @@ def _show_sizes(console: Console, sizes: Sizes) -> None:
 def _show_inspection(console: Console, found: Inspection) -> None:
     stage = f", made by {found.stage}" if found.stage else ""
     console.print(f"[bold]{found.path}[/]  {found.model_type}{stage}")
+    if found.sha256:
+        console.print(f"hash of configuration and weights: {found.sha256[:12]}")
     if found.backbone:
-        console.print(f"only what differs from its backbone, {found.backbone[:12]}")
+        what = "the mask of a task, over" if found.kind == "mask" else "only what differs from"
+        console.print(f"{what} its backbone, {found.backbone[:12]}")
     columns = [
         Column("tensor"),
         Column("role"),
@@ -387,7 +390,7 @@ def _show_inspection(console: Console, found: Inspection) -> None:
             [name, "", f"{total.weights:,}", 100 * total.sparsity, human_bytes(total.bytes)]
         )
     console.print(table(columns, rows))
-    if found.packed is not None:
+    if found.packed is not None and found.kind != "mask":  # ones are no weights
         _show_sizes(console, found.packed)
 
 

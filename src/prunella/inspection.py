@@ -8,7 +8,8 @@ from typing import Any
 
 from prunella.checkpoint import TensorInfo, open_checkpoint
 from prunella.errors import InputError
-from prunella.packed.backbone import is_difference
+from prunella.packed.backbone import DIFFERENCE, is_difference
+from prunella.packed.mask_file import is_mask
 from prunella.packed.read import open_packed
 from prunella.packed.sizes import Measure, Sizes, sizes
 from prunella.settings import InspectSettings
@@ -44,8 +45,8 @@ class Inspection:
     """The contents of a checkpoint or packed file.
 
     encoder: the matrices that pruning is about; model: everything, in a packed file with
-    tokenizer and configuration. backbone: hash of the checkpoint from which the file holds only the
-    differences.
+    tokenizer and configuration. kind: "mask" or "difference" of a file that is no whole model, and
+    backbone the hash of the checkpoint that it builds on. sha256: that hash of a checkpoint.
     """
 
     path: str
@@ -56,6 +57,8 @@ class Inspection:
     model: Totals
     packed: Sizes | None
     backbone: str | None = None
+    kind: str | None = None
+    sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         document = asdict(self)
@@ -104,6 +107,7 @@ def _inspect_folder(path: Path) -> Inspection:
         _totals([t for t in checkpoint.tensors if t.role]),
         _totals(checkpoint.tensors),
         None,
+        sha256=checkpoint.weights_hash,
     )
 
 
@@ -117,6 +121,7 @@ def _totals(tensors: list[TensorInfo]) -> Totals:
 
 def _inspect_packed(path: Path) -> Inspection:
     packed = open_packed(path)
+    not_whole = is_mask(packed) or is_difference(packed)
     measured = sizes(packed)
     rows = tuple(
         Row(i.name, i.role, tuple(i.shape), i.dtype, m.sparsity, m.coded + m.scales)
@@ -130,7 +135,8 @@ def _inspect_packed(path: Path) -> Inspection:
         _measured(measured.encoder),
         _measured(measured.model),
         measured,
-        str(packed.metadata.get("backbone_sha256")) if is_difference(packed) else None,
+        str(packed.metadata.get("backbone_sha256")) if not_whole else None,
+        "mask" if is_mask(packed) else DIFFERENCE if is_difference(packed) else None,
     )
 
 

@@ -19,7 +19,7 @@ from prunella.packed.backbone import DIFFERENCE, backbone_of, is_difference
 from prunella.packed.bf16 import to_bf16
 from prunella.packed.dense import dense_array
 from prunella.packed.layout import Malformed
-from prunella.packed.mask_file import MASK_FILE
+from prunella.packed.mask_file import MASK_FILE, is_mask
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packed.sizes import Sizes, sizes
 from prunella.packed.write import TensorSpec, write
@@ -143,6 +143,11 @@ def unpack(settings: UnpackSettings) -> Path:
     """
     packed = open_packed(settings.model)
     packed.verify()
+    if is_mask(packed):
+        raise InputError(
+            f"{packed.path}: is the mask of a task and no model; `prunella mask apply BACKBONE "
+            f"{packed.path} --out FOLDER` makes one of it"
+        )
     inherited = _inherited(packed, settings.backbone)
     out = Path(settings.out).absolute()
     check_replaceable(out, settings.overwrite)
@@ -187,8 +192,9 @@ def _inherited(packed: PackedFile, folder: str | None) -> dict[str, np.ndarray]:
         raise InputError(f"{packed.path}: damaged: {error}; {error.advice}") from None
     if folder is None:
         raise InputError(
-            f"{packed.path}: holds only what differs from its backbone (whose weights have the "
-            f"hash {backbone.sha256[:12]}); name that checkpoint's folder with --backbone"
+            f"{packed.path}: holds only what differs from its backbone (the hash of whose "
+            f"configuration and weights is {backbone.sha256[:12]}); name that checkpoint's folder "
+            "with --backbone"
         )
     source = open_checkpoint(folder)
     backbone.check(source.weights_hash, folder, packed.path)

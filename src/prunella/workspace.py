@@ -54,6 +54,11 @@ class Workspace:
         if self._lock:
             self._lock.close()
 
+    def abandon(self) -> None:
+        """Removes the working folder of a run that was refused before it did anything."""
+        if not _holds_work(self.partial):
+            shutil.rmtree(self.partial, ignore_errors=True)
+
     def publish(self) -> None:
         """Moves the draft to OUT, clears the working folder and closes it."""
         if self.log.exists():
@@ -136,7 +141,7 @@ def _adopt(partial: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
     """Takes over unfinished work of the same run; refuses or discards that of another."""
     record = partial / _RECORD
     if record.exists() and _identity_in(record) != identity["sha256"]:
-        if not overwrite:
+        if not overwrite and _holds_work(partial):
             changed = _difference(json.loads(record.read_text()), identity)
             raise InputError(
                 f"{partial}: holds unfinished work of a run with other settings ({changed}). "
@@ -146,6 +151,11 @@ def _adopt(partial: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
             if entry.name != _LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     write_json(record, dict(identity))
+
+
+def _holds_work(partial: Path) -> bool:
+    """Whether a run got further than to its settings, which may have been refused."""
+    return any(entry.name not in (_LOCK, _RECORD, f"{_RECORD}.tmp") for entry in partial.iterdir())
 
 
 def _holds_files(path: Path) -> bool:

@@ -334,7 +334,8 @@ def load(
     check_whole(packed)
     if is_mask(packed):
         raise InputError(
-            f"{path}: is the mask of a task; load its backbone, with masks=[{str(path)!r}]"
+            f"{path}: is the mask of a task; `prunella mask apply BACKBONE {path} --out FOLDER` "
+            f"makes a model of it, prunella.load(BACKBONE, masks=[{str(path)!r}]) runs it as it is"
         )
     if masks is not None:
         from prunella.engine.many import load_tasks

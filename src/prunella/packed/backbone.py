@@ -56,9 +56,9 @@ class Backbone:
         """
         if found != self.sha256:
             raise InputError(
-                f"{file}: was made from another backbone than {path} (its weights have the hash "
-                f"{self.sha256[:12]}, those there {str(found)[:12]}); give the checkpoint that it "
-                "was made from, unchanged"
+                f"{file}: was made from another backbone than {path} (the hash of its "
+                f"configuration and weights is {self.sha256[:12]}, there {str(found)[:12]}); give "
+                "the checkpoint that it was made from, unchanged"
             )
 
     def to_json(self) -> dict[str, Any]:

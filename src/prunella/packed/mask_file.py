@@ -151,6 +151,8 @@ def open_mask(path: str | Path) -> MaskFile:
     Raises:
         InputError: If it is missing, damaged, or no mask file.
     """
+    if (Path(path) / MASK_FILE).is_file():
+        raise InputError(f"{path}: is a folder; give {Path(path) / MASK_FILE}, the mask in it")
     packed = open_packed(path)
     if not is_mask(packed):
         raise InputError(

@@ -117,7 +117,7 @@ class PruningSettings(Settings):
     score: Score = "magnitude"
     """What is least important."""
     score_options: dict[str, float] = {}
-    """Numbers of the score, by name ("damping"); docs/pruning.md lists them."""
+    """Numbers of the score, by name: --score-options.damping 0.1; docs/pruning.md lists them."""
     window: Count = 64
     """Steps before each choice of masks whose gradients or inputs a score sees, if it needs them."""
     pattern: Annotated[str, AfterValidator(_pattern)] = "1x1"
@@ -125,7 +125,7 @@ class PruningSettings(Settings):
     scope: Literal["uniform", "global", "row"] = "uniform"
     """uniform: each matrix reaches the sparsity; row: each row (output) of it; global: one threshold over all of them."""
     densities: dict[str, Share] = {}
-    """Shares to keep of some matrices, by role or module name; --sparsity and --scope are for the others."""
+    """Shares to keep of some matrices, by role or module: --densities.query 0.3; --sparsity and --scope are for the others."""
     roles: tuple[
         Literal["query", "key", "value", "attention_output", "ffn_in", "ffn_out", "pooler"], ...
     ] = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out", "pooler")

@@ -353,8 +353,6 @@ class BenchSettings(Settings):
 
     model: str
     """Packed file."""
-    backbone: str | None = None
-    """Checkpoint folder that the file builds on, if it was packed with --backbone."""
     shapes: str = "1x16,1x128,1x384,8x128,32x128"
     """Batch x tokens, between commas; empty for --texts alone."""
     threads: str = "1,2"
@@ -386,8 +384,6 @@ class PredictSettings(Settings):
 
     model: str
     """Packed file."""
-    backbone: str | None = None
-    """Checkpoint folder that the file builds on, if it was packed with --backbone."""
     text: tuple[str, ...] = ()
     """A text (in question answering the question); give --text once for each."""
     text_pair: tuple[str, ...] = ()

@@ -97,6 +97,9 @@ def run_stage(
         seconds = time.monotonic() - begun
         record = main_only(lambda: _save(stage, settings, parents, workspace, outcome, seconds))
         record = share(record) or {}
+    except InputError:
+        main_only(workspace.abandon)
+        raise
     finally:
         workspace.close()
     return Result(workspace.out, record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,6 +78,7 @@ def evaluate(settings: EvaluateSettings) -> Evaluation | Comparison:
     Raises:
         InputError: If a model has no task head, or the rows do not fit it.
     """
+    _check_target(settings)
     if settings.against is None:
         return evaluate_alone(settings)
     return _compared(settings, _ask(settings, settings.model), _ask(settings, settings.against))
@@ -174,11 +176,23 @@ def _compared(settings: EvaluateSettings, a: _Asked, b: _Asked) -> Comparison:
     return comparison
 
 
+def _check_target(settings: EvaluateSettings) -> None:
+    """Refuses to write predictions over what is read."""
+    if settings.predictions is None:
+        return
+    path = Path(settings.predictions)
+    for read in (settings.data, settings.model, settings.against):
+        if read is not None and path.exists() and Path(read).exists() and path.samefile(read):
+            raise InputError(f"{path}: is what is read; choose another file for --predictions")
+
+
 def _write(path: Path, details: list[dict[str, Any]]) -> None:
     rows = ({"index": i, **row} for i, row in enumerate(details))
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(lines), encoding="utf-8")
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        draft.write_text("".join(lines), encoding="utf-8")
+        draft.replace(path)
     except OSError as error:
         raise InputError(f"{path}: predictions cannot be written ({error.strerror})") from error

@@ -94,7 +94,8 @@ def _prune(
 
 
 def _reached(settings: PruneSettings) -> PruneSettings:
-    """No loss on text reaches a pooler: a score of gradients or inputs knows nothing of it.
+    """No loss on text reaches a pooler: a score of gradients knows nothing of it, and weights that
+    make up for others in their inputs would not be trained afterwards.
 
     So it stays dense with these scores, unless the roles were given.
     """

@@ -106,6 +106,8 @@ def _maps(
         scale = Scale(min(0.8, *values), max(1.2, *values), label)
     figures = []
     for network, places in zip(study.networks, held, strict=True):
+        if not places:  # a dense model has no spread of fans, for one
+            continue
         entries = [
             Entry(p.layer, p.part if p.component == EMBEDDINGS else p.component, *places[p])
             for p in places

@@ -31,6 +31,7 @@ from prunella.settings import TrainingSettings
 from prunella.together import join, share
 from prunella.training.attention import cpu_attention
 from prunella.training.progress import Progress
+from prunella.validation import suggestion
 
 _COMPLETE = "complete"
 _MASKS = "masks.safetensors"
@@ -450,7 +451,14 @@ def _freeze(model: nn.Module, frozen: tuple[str, ...]) -> None:
             n for n, _ in model.named_parameters() if n == prefix or n.startswith(prefix + ".")
         ]
         if not names:
-            raise InputError(f"frozen: '{prefix}' names no parameter of {type(model).__name__}")
+            parts = {
+                ".".join(n.split(".")[:i]) for n, _ in model.named_parameters() for i in (1, 2)
+            }
+            longer = sorted(part for part in parts if part.endswith(f".{prefix}"))
+            hint = f"did you mean '{longer[0]}'?" if longer else suggestion(prefix, sorted(parts))
+            raise InputError(
+                f"frozen: '{prefix}' names no parameter of {type(model).__name__}; {hint}"
+            )
         for name in names:
             model.get_parameter(name).requires_grad_(False)
 
