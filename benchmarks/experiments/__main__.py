@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from benchmarks.experiments.cell import Place, models_of
-from benchmarks.experiments.matrix import FIRST_STAGES, Weights, joined, load_matrix, names
+from benchmarks.experiments.matrix import STAGES, Weights, joined, load_matrix, names
 from benchmarks.experiments.records import RESULTS, Mode
 from benchmarks.experiments.runner import Runner
 from prunella.errors import InputError
@@ -99,9 +99,9 @@ def _changes(given: list[str]) -> dict[str, Any]:
     for change in given:
         key, equals, value = change.partition("=")
         stage, *path = key.split(".")
-        if not equals or stage not in (*FIRST_STAGES, "quantize") or not path:
+        if not equals or stage not in STAGES or not path:
             raise InputError(
-                f"--set {change}: expected STAGE.KEY=VALUE; stages: transfer, mask, quantize"
+                f"--set {change}: expected STAGE.KEY=VALUE; stages: {', '.join(STAGES)}"
             )
         nested: Any = yaml.safe_load(value)
         for part in reversed(path):

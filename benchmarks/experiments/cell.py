@@ -22,7 +22,7 @@ from benchmarks.experiments.splits import set_aside
 from prunella.checkpoint import PROVENANCE, Checkpoint, machine, open_checkpoint, versions
 from prunella.errors import InputError
 from prunella.packing import pack
-from prunella.settings import EvaluateSettings, PackSettings, QuantizeSettings
+from prunella.settings import AdaptSettings, EvaluateSettings, PackSettings, QuantizeSettings
 from prunella.validation import parse_settings, suggestion
 from prunella.verbs import VERBS
 
@@ -109,6 +109,8 @@ class CellRun:
         """Reads all settings and looks for all files, so that nothing fails hours later."""
         if self.teacher:
             self.teacher.check(("fp32",))
+        if self.cell.stages["adapt"]:
+            self._adapt_settings()
         self._fine_tune_settings()
         if "int8" in weights:
             self._quantize_settings()
@@ -116,21 +118,24 @@ class CellRun:
             if not rows.exists():
                 raise InputError(f"{rows}: no such file; --data names the folder of all data")
 
-    def transfer(self) -> Result:
-        """Fine-tunes, after the teacher."""
+    def transfer(self) -> list[Result]:
+        """Fine-tunes, after the teacher; what its stages made, the fine-tuned model last."""
         if self.teacher:
             self.teacher.transfer()
-        return VERBS[self.cell.entry.stage].function()(self._fine_tune_settings())
+        made = []
+        if self.cell.stages["adapt"]:
+            made.append(VERBS["adapt"].function()(self._adapt_settings()))
+        return [*made, VERBS[self.cell.entry.stage].function()(self._fine_tune_settings())]
 
     def records(self, weights: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Any]]]:
         """Runs the cell; yields its results as they come."""
         done = self.transfer()
         if "fp32" in weights:
-            yield "fp32", self._record("fp32", self.fine_tuned, [done])
+            yield "fp32", self._record("fp32", self.fine_tuned, done)
         if "int8" in weights:
             settings = self._quantize_settings()
             rounded = VERBS["quantize"].function()(settings)
-            yield "int8", self._record("int8", Path(settings.out), [done, rounded])
+            yield "int8", self._record("int8", Path(settings.out), [*done, rounded])
 
     def clear(self, *, but_fine_tuned: bool) -> None:
         """Removes the cell's checkpoints, or all but the fine-tuned one, which teaches others."""
@@ -140,9 +145,25 @@ class CellRun:
 
     def _fine_tune_settings(self) -> Any:
         stage = self.cell.entry.stage
-        model = str(self.place.start(self.cell).path)
+        adapted = self.cell.stages["adapt"]
+        model = str(self._adapted if adapted else self.place.start(self.cell).path)
         values = self._common(stage) | {"model": model, "out": str(self.fine_tuned)}
         return parse_settings(VERBS[stage].settings, values, f"{self.cell.name}, {stage}")
+
+    @property
+    def _adapted(self) -> Path:
+        return self.folder / "adapted"
+
+    def _adapt_settings(self) -> AdaptSettings:
+        values = dict(self.cell.stages["adapt"])
+        for name in ("text", "validation_text"):
+            values[name] = [str(self.place.data / file) for file in values.get(name, ())]
+        values |= {"model": str(self.place.start(self.cell).path), "out": str(self._adapted)}
+        values |= {"seed": self.cell.seed, "threads": self.place.threads}
+        values |= {"cache": str(self.place.work / "texts")}
+        if self.teacher:
+            values["teacher"] = str(self.teacher.fine_tuned)
+        return parse_settings(AdaptSettings, values, f"{self.cell.name}, adapt")
 
     def _quantize_settings(self) -> QuantizeSettings:
         out = self.folder / f"int8-{self.digest('int8')}"
@@ -186,7 +207,7 @@ class CellRun:
             "steps": sum(stage.metrics["steps"] for stage in stages if "steps" in stage.metrics),
             "tokens": sum(stage.metrics["tokens"] for stage in stages if "tokens" in stage.metrics),
             "seconds": round(sum(stage.provenance["seconds"] for stage in stages), 1),
-            "sizes": {key: packed[key] for key in _SIZES} | _mask_bytes(stages[0]),
+            "sizes": {key: packed[key] for key in _SIZES} | _mask_bytes(stages),
             "machine": _machine(self.place.threads),
             "versions": versions(),
             "commit": _commit(),
@@ -210,8 +231,9 @@ class CellRun:
         }
 
 
-def _mask_bytes(made: Result) -> dict[str, int]:
-    return {key: made.metrics[key] for key in ("mask_bytes",) if key in made.metrics}
+def _mask_bytes(stages: Sequence[Result]) -> dict[str, int]:
+    found = [s.metrics["mask_bytes"] for s in stages if "mask_bytes" in s.metrics]
+    return {"mask_bytes": found[-1]} if found else {}
 
 
 _SIZES = (

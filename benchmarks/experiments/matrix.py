@@ -25,6 +25,7 @@ Family = Literal[
     "dense",
     "sparse",
     "sparse-longer",
+    "sparse-taught",
     "gmp",
     "one-shot",
     "fewer-layers",
@@ -33,8 +34,8 @@ Family = Literal[
     "frozen",
     "trained",
 ]
-# Stages that a cell begins with; which one, the model's entry says.
-FIRST_STAGES = ("transfer", "mask")
+# Stages of a cell, in order; whether it has transfer or mask, the model's entry says.
+STAGES = ("adapt", "transfer", "mask", "quantize")
 
 
 class TaskEntry(Settings):
@@ -63,6 +64,8 @@ class TaskEntry(Settings):
 class Layer(Settings):
     """Settings of the training stages; later layers win."""
 
+    adapt: dict[str, Any] = Field(default_factory=dict)
+    """Settings of `adapt` before it, by the task's teacher; texts stand below the data's folder."""
     transfer: dict[str, Any] = Field(default_factory=dict)
     """Settings of `transfer`."""
     quantize: dict[str, Any] = Field(default_factory=dict)
@@ -140,6 +143,8 @@ class Cell:
     def settings_hash(self, weights: Weights) -> str:
         """Of all settings that decide the result; a result with another one is out of date."""
         stages = {self.entry.stage: self.stages[self.entry.stage]}
+        if self.stages["adapt"]:
+            stages["adapt"] = self.stages["adapt"]
         if weights == "int8":
             stages["quantize"] = self.stages["quantize"]
         said = {"stages": stages, "start": self.entry.start, "teacher": self.teacher_hash}
@@ -174,12 +179,13 @@ class Matrix:
         file, entry = self._files[owner], self.models[model]
         layers: dict[str, dict[str, Any]] = {}
         stages: dict[str, dict[str, Any]] = {}
-        for stage in (*FIRST_STAGES, "quantize"):
+        for stage in STAGES:
             beyond: dict[str, Any] = {}
             for layer in (file.tasks.get(task), entry, entry.tasks.get(task)):
                 beyond = joined(beyond, getattr(layer, stage) if layer else {})
             layers[stage] = joined(beyond, (changes or {}).get(stage, {}))
-            common = {**self.tasks[task].settings, **getattr(file, stage)}
+            of_task = {} if stage == "adapt" else self.tasks[task].settings
+            common = {**of_task, **getattr(file, stage)}
             stages[stage] = joined(common, layers[stage])
         teacher = self.cell(entry.teacher, task, seed) if entry.teacher else None
         hashed = teacher.settings_hash("fp32") if teacher else None
@@ -239,7 +245,7 @@ def load_matrix(name: str, folder: Path = FOLDER) -> Matrix:
     """
     file = _read(name, folder)
     base = _read(file.extends, folder) if file.extends else None
-    if base and (file.transfer or file.quantize or file.mask or any(_layers(file))):
+    if base and (file.adapt or file.transfer or file.quantize or file.mask or any(_layers(file))):
         raise InputError(
             f"{name}.yaml: extends {file.extends}, so the settings of stages and tasks stand "
             "there; only models may have their own here"
@@ -278,7 +284,7 @@ def _layers(file: MatrixFile) -> list[dict[str, Any]]:
     return [
         stage
         for layer in file.tasks.values()
-        for stage in (layer.transfer, layer.quantize, layer.mask)
+        for stage in (layer.adapt, layer.transfer, layer.quantize, layer.mask)
     ]
 
 

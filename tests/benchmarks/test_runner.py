@@ -254,3 +254,31 @@ def test_start_checkpoints_are_told_apart_by_their_contents(
     second = CellRun(read, read.cell("gmp", "single", 0), other)
     assert first.digest("fp32") != second.digest("fp32") and first.folder != second.folder
     assert open_checkpoint(place.models["start"]).weights_hash
+
+
+def test_a_task_is_taught_on_text_first(
+    matrix: Callable[..., Matrix], place: Place, corpus_file: Path, tmp_path: Path
+) -> None:
+    plain = matrix().cell("gmp", "single", 0).settings_hash("fp32")
+    matrix()
+    document = yaml.safe_load((tmp_path / "m.yaml").read_text(encoding="utf-8"))
+    document["models"]["gmp"]["adapt"] = {
+        "text": [corpus_file.name],
+        "mlm": 0,
+        "distillation": {"hidden": 1.0},
+        "length": 16,
+        "batch_tokens": 64,
+        "steps": 3,
+        "precision": "fp32",
+    }
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    taught = load_matrix("m", tmp_path)
+    assert taught.cell("gmp", "single", 0).settings_hash("fp32") != plain
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in (corpus_file, *place.data.glob("single-*.jsonl")):
+        (data / file.name).write_bytes(file.read_bytes())
+    run(taught, replace(place, data=data), forms=("fp32",))
+    made, dense = results(place)["m/gmp/single/0/fp32"], results(place)["m/dense/single/0/fp32"]
+    assert made["steps"] == dense["steps"] + 3
+    assert made["settings"]["adapt"]["steps"] == 3

@@ -19,11 +19,18 @@ from transformers import AutoModelForMaskedLM
 from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
 from prunella.errors import InputError
-from prunella.settings import AdaptSettings, DistillationSettings, PruneSettings, TeachSettings
+from prunella.settings import (
+    AdaptSettings,
+    DistillationSettings,
+    PruneSettings,
+    TeachSettings,
+    TransferSettings,
+)
 from prunella.sparsity.masks import Masks
 from prunella.stages.adapt import adapt
 from prunella.stages.prune import prune
 from prunella.stages.teach import teach
+from prunella.stages.transfer import transfer
 
 Make = Callable[..., Path]
 DOMAIN = "The {} of the {} was measured in {} patients, and the mean {} fell by {} percent."
@@ -199,6 +206,33 @@ def test_a_missing_head_is_the_teachers(place: Place, tiny_checkpoint: Make) -> 
     assert (mine[embedding] != theirs[embedding]).any()
     trained = adapt(given(place, "own", teacher=place.out("dense"), head_steps=2, **still))
     assert trained.metrics["steps"] == 5
+
+
+def test_the_model_of_a_task_teaches_its_hidden_states(place: Place, tiny_checkpoint: Make) -> None:
+    """It has no head for masked words, and none is made."""
+    task = TransferSettings(
+        model=place.out("dense"),
+        train=str(place.tasks["single"]["train"]),
+        out=place.out("task"),
+        steps=2,
+        max_length=24,
+        threads=1,
+        precision="fp32",
+    )
+    transfer(task)
+    signals = {"mlm": 0.0, "distillation": DistillationSettings(hidden=1.0), "learning_rate": 5e-3}
+    texts = {"general_text": (place.out("general.txt"),), "teacher": place.out("task")}
+    headless = str(tiny_checkpoint("bert", "base"))
+    result = adapt(given(place, "of-task", model=headless, steps=20, **texts, **signals))
+    assert not [name for name in arrays(result.out) if name.startswith("cls.")]
+    for figures in result.provenance["held_out"].values():
+        assert figures["after"].keys() == {"hidden_distance"}
+        assert figures["after"]["hidden_distance"] < figures["before"]["hidden_distance"]
+    assert "head" not in result.provenance and "forgetting" not in result.metrics
+    kept = adapt(given(place, "head-stays", **texts, **signals))
+    assert [name for name in arrays(kept.out) if name.startswith("cls.")]
+    with pytest.raises(InputError, match="has no masked-language-modelling head"):
+        adapt(given(place, "logits", **texts, distillation=DistillationSettings(logits=1.0)))
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])

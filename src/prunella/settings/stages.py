@@ -70,7 +70,7 @@ class AdaptSettings(OutputSettings, TextSettings, HeadSettings, TrainingSettings
     deduplicate: bool = True
     """Drop paragraphs of the training text that nearly repeat an earlier one."""
     teacher: str | None = None
-    """Frozen dense model of the domain with the same vocabulary: `prunella adapt` of a dense model makes one."""
+    """Frozen dense model with the same vocabulary: of the domain (`prunella adapt` of a dense model makes one), or with --mlm 0 --distillation.hidden 1, which need no MLM head, the fine-tuned one of a task."""
     steps: Count = 1000
     """Optimiser steps."""
     mlm: Annotated[float, Field(ge=0)] = 0.5

@@ -12,7 +12,14 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from prunella.checkpoint import Checkpoint
 from prunella.data.corpus import Corpus
 from prunella.errors import InputError
-from prunella.models import copy_head, fetch, load_masked_lm, load_tokenizer, set_dropout
+from prunella.models import (
+    copy_head,
+    fetch,
+    load_encoder,
+    load_masked_lm,
+    load_tokenizer,
+    set_dropout,
+)
 from prunella.settings import AdaptSettings
 from prunella.sparsity.targets import Target, find_targets
 from prunella.stages.common import Outcome, Result, run_stage
@@ -74,6 +81,17 @@ def plan_locks(settings: AdaptSettings) -> list[Lock]:
     ]
 
 
+def _mlm(settings: AdaptSettings) -> float:
+    """The weight of the loss on masked words, which is the only one without a teacher."""
+    return settings.mlm if settings.teacher else 1.0
+
+
+def _needs_head(settings: AdaptSettings) -> bool:
+    """Hidden states alone need no head, so that the fine-tuned model of a task can teach them."""
+    signals = settings.distillation.logits if settings.teacher else 0.0
+    return bool(_mlm(settings) or signals)
+
+
 def _check(settings: AdaptSettings) -> None:
     if bool(settings.replay_text) != bool(settings.general_share):
         raise InputError(
@@ -93,29 +111,32 @@ def _adapt(
     model, had_head = load_masked_lm(source)
     tokenizer = load_tokenizer(source)
     took_head = not had_head and teacher_source is not None and copy_head(model, teacher_source)
+    has_head = had_head or took_head or _needs_head(settings)
+    if not has_head:
+        model = load_encoder(source)
     teacher = _teacher(settings, source, teacher_source)
     text = _open_text(settings, tokenizer, model, teacher)
     general = _open_general(settings, tokenizer)
     masks = locked_zeros(model)
     set_dropout(model, settings.dropout)
     model.to(PartialState(cpu=not torch.cuda.is_available()).device)  # measured before it trains
-    if not had_head and not (took_head and settings.head_steps is None):
+    if has_head and not had_head and not (took_head and settings.head_steps is None):
         summaries = [train_head(model, text, settings, work)]
     else:
         summaries = []
-    before = _measure(model, text, general, settings, teacher)
-    mlm = settings.mlm if teacher else 1.0
+    before = _measure(model, text, general, settings, teacher, has_head)
+    mlm = _mlm(settings)
     plan = linear_plan(
         "adapt", settings.steps, model, text, settings, work, mlm=mlm, teacher=teacher, masks=masks
     )
     summaries.append(train(model, plan, settings))
-    after = _measure(model, text, general, settings, teacher)
+    after = _measure(model, text, general, settings, teacher, has_head)
     held_out = {name: {"before": before[name], "after": after[name]} for name in after}
     metrics = after["domain"] | training_figures(*summaries)
-    if general is not None:
+    if general is not None and has_head:
         metrics["forgetting"] = after["general"]["mlm_loss"] - before["general"]["mlm_loss"]
     more = {"text": _text_figures(text, general, settings), "held_out": held_out}
-    if not had_head:
+    if has_head and not had_head:
         more["head"] = "copied from the teacher" if took_head else "new"
     return Outcome(model, tokenizer, metrics, masks, more=more)
 
@@ -157,11 +178,20 @@ def _measure(
     general: Corpus | None,
     settings: AdaptSettings,
     teacher: Teacher | None,
+    has_head: bool,
 ) -> dict[str, dict[str, Any]]:
     """Held-out figures by text; the masks are fixed, so that before and after compare."""
-    found = {"domain": figures(model, text.held_out(), settings, teacher=teacher)}
-    if general is not None:
-        found["general"] = figures(model, text.held_out(general), settings)
+    found = {
+        "domain": figures(model, text.held_out(), settings, has_head=has_head, teacher=teacher)
+    }
+    if general is not None:  # the distance to a teacher is all that can be told without a head
+        found["general"] = figures(
+            model,
+            text.held_out(general),
+            settings,
+            has_head=has_head,
+            teacher=None if has_head else teacher,
+        )
     return found
 
 
