@@ -25,6 +25,13 @@ _NEXT = {
     "quantize": "prunella pack --model {out} --out {out}.prn",
 }
 _WHEN = ("before", "after")
+# Of text that is held out: title, format, key and scale, with a head for masked words and without.
+_MLM_FIGURES = (
+    ("MLM loss", ".4f", "mlm_loss", 1),
+    ("perplexity", ".2f", "perplexity", 1),
+    ("accuracy, %", ".2f", "mlm_accuracy", 100),
+)
+_STATE_FIGURES = (("hidden distance", ".4f", "hidden_distance", 1),)
 _SHARES = ("accuracy", "f1", "f1_macro", "exact", "precision", "recall")
 _PARTS = {
     "encoder": "encoder matrices",
@@ -220,6 +227,9 @@ def _show_stage(console: Console, result: Any) -> None:
     console.print(table([Column("figure"), Column("value")], rows))
     if held_out:
         _show_held_out(console, held_out)
+    for name in record.get("new_matrices", ()):
+        module = name.removesuffix(".weight")
+        console.print(f"{module} is new to the model, so it is dense; the sparsity counts it.")
     following = _NEXT.get(record["stage"])
     if following:
         console.print(f"next: {following.format(out=result.out)}", soft_wrap=True)
@@ -227,21 +237,22 @@ def _show_stage(console: Console, result: Any) -> None:
 
 def _show_held_out(console: Console, held_out: Mapping[str, Any]) -> None:
     """Held-out figures of each text, before and after."""
+    has_head = all("mlm_loss" in found["after"] for found in held_out.values())
+    shown = _MLM_FIGURES if has_head else _STATE_FIGURES
     columns = [
         Column("held-out text"),
-        *(Column("MLM loss", unit=when, numeric=True, format=".4f") for when in _WHEN),
-        *(Column("perplexity", unit=when, numeric=True, format=".2f") for when in _WHEN),
-        *(Column("accuracy, %", unit=when, numeric=True, format=".2f") for when in _WHEN),
+        *(
+            Column(title, unit=when, numeric=True, format=form)
+            for title, form, _, _ in shown
+            for when in _WHEN
+        ),
     ]
     rows = [
-        [name]
-        + [found[when]["mlm_loss"] for when in _WHEN]
-        + [found[when]["perplexity"] for when in _WHEN]
-        + [100 * found[when]["mlm_accuracy"] for when in _WHEN]
+        [name, *(scale * found[when][key] for _, _, key, scale in shown for when in _WHEN)]
         for name, found in held_out.items()
     ]
     console.print(table(columns, rows))
-    if "general" not in held_out:
+    if "general" not in held_out and has_head:
         console.print("With --general-text it is measured what the model forgets.")
 
 

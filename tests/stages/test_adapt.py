@@ -16,6 +16,7 @@ from stages.faults import run_with
 from stages.tiny import Place, arrays, zeros
 from transformers import AutoModelForMaskedLM
 
+from prunella import display
 from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
 from prunella.errors import InputError
@@ -208,7 +209,9 @@ def test_a_missing_head_is_the_teachers(place: Place, tiny_checkpoint: Make) -> 
     assert trained.metrics["steps"] == 5
 
 
-def test_the_model_of_a_task_teaches_its_hidden_states(place: Place, tiny_checkpoint: Make) -> None:
+def test_the_model_of_a_task_teaches_its_hidden_states(
+    place: Place, tiny_checkpoint: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It has no head for masked words, and none is made."""
     task = TransferSettings(
         model=place.out("dense"),
@@ -229,6 +232,8 @@ def test_the_model_of_a_task_teaches_its_hidden_states(place: Place, tiny_checkp
         assert figures["after"].keys() == {"hidden_distance"}
         assert figures["after"]["hidden_distance"] < figures["before"]["hidden_distance"]
     assert "head" not in result.provenance and "forgetting" not in result.metrics
+    display.show(result)
+    assert "hidden distance" in capsys.readouterr().out
     kept = adapt(given(place, "head-stays", **texts, **signals))
     assert [name for name in arrays(kept.out) if name.startswith("cls.")]
     with pytest.raises(InputError, match="has no masked-language-modelling head"):

@@ -13,6 +13,7 @@ import torch
 from stages.tiny import Place, arrays, zeros
 from torch import nn
 
+from prunella import display
 from prunella import settings as s
 from prunella.checkpoint import open_checkpoint
 from prunella.errors import InputError
@@ -47,7 +48,9 @@ def train(place: Place, name: str, model: str | None = None, **more: Any) -> s.T
     return s.TransferSettings(model=model or place.out("sparse"), out=place.out(name), **rows)
 
 
-def test_zeros_of_the_parent_are_zeros_of_the_child(place: Place) -> None:
+def test_zeros_of_the_parent_are_zeros_of_the_child(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = transfer(train(place, "locked", lock="on"))
     before, after = zeros(place.open("sparse")), zeros(open_checkpoint(result.out))
     assert all(after[name][where].all() for name, where in before.items())
@@ -55,7 +58,10 @@ def test_zeros_of_the_parent_are_zeros_of_the_child(place: Place) -> None:
     for name, where in before.items():
         assert (old[name][~where] != new[name][~where]).mean() > 0.9  # the others did move
     pooler = result.provenance["sparsity"]["matrices"]["bert.pooler.dense.weight"]
-    assert pooler == 0.0  # new in this model: it holds no pattern, so it is free
+    assert pooler == 0.0  # new in this model: it holds no pattern, so it is free, which is said
+    assert result.provenance["new_matrices"] == ["bert.pooler.dense.weight"]
+    display.show(result)
+    assert "bert.pooler.dense is new to the model, so it is dense" in capsys.readouterr().out
 
 
 def test_without_a_lock_they_fill_up(place: Place) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import set_seed
 
@@ -80,8 +82,18 @@ def _transfer(
         figures | summary_figures(summary),
         None if removed else masks,
         asked=pruning.asked if pruning else None,
-        more={"task": task_record(task), **removed},
+        more={"task": task_record(task), **removed, **_new_matrices(model, masks, source)},
     )
+
+
+def _new_matrices(model: nn.Module, masks: Masks | None, source: Checkpoint) -> dict[str, Any]:
+    """What a sparse model has new for the task, and dense, such as a pooler: it counts as well."""
+    if masks is None:
+        return {}
+    stored = stored_names(model, source)
+    matrices = pruned_parameters(model, find_targets(model))
+    new = [name for name in matrices if name not in stored and name not in masks.parameters]
+    return {"new_matrices": new} if new else {}
 
 
 def _pruning(model: nn.Module, task: Task, settings: TransferSettings) -> Pruning | None:
