@@ -23,7 +23,8 @@ _KEPT = Cost("kept", "weights kept in the encoder's matrices", lambda share: f"{
 _ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain loops"}
 _FAMILIES = {
     "sparse": "pruned upstream",
-    "sparse-longer": "pruned upstream, longer",
+    "sparse-taught": "pruned upstream, taught on text",
+    "sparse-longer": "pruned upstream by magnitude",
     "gmp": "pruned at task time",
     "one-shot": "magnitude in one shot",
     "fewer-layers": "dense, fewer layers",
@@ -91,9 +92,16 @@ def _lines(family: str, weights: str) -> tuple[str, ...]:
 
 
 def comparable(study: Study, arms: Sequence[Arm]) -> tuple[list[Arm], tuple[str, ...]]:
-    """The arms that have any result, and the tasks that all of these have results of."""
+    """The arms that have any result, and the tasks that all of these have results of.
+
+    Where there is no such task, those whose tasks fewest others share are left out until there is.
+    """
     tasks = list(study.matrix.tasks)
-    found = [arm for arm in arms if any(study.scores.of(arm, task) for task in tasks)]
+    run = {arm: {task for task in tasks if study.scores.of(arm, task)} for arm in arms}
+    found = [arm for arm in arms if run[arm]]
+    while found and not study.scores.tasks(found, tasks):
+        shared = {task: sum(task in run[arm] for arm in found) for task in tasks}
+        found.remove(min(found, key=lambda arm: max(shared[task] for task in run[arm])))
     return found, study.scores.tasks(found, tasks)
 
 

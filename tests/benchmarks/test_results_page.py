@@ -140,6 +140,9 @@ def test_the_plots_compare_only_tasks_that_all_arms_have(tmp_path: Path) -> None
     shown, files = made
     assert "the mean over RTE. " in shown and "results-sparsity.svg" in shown
     assert 'data-stamp="' in files["results-sparsity.svg"]
+    apart = written(tmp_path / "apart", {**values, (Arm("gmp-90", "fp32"), "qqp"): (0.7,)})
+    again = plots.sparsity_plot(tables.read_study("prune-ofa", apart, FOLDER))
+    assert isinstance(again, tuple) and "the mean over RTE. " in again[0]
     nothing = tables.read_study("prune-ofa", tmp_path / "none", FOLDER)
     assert plots.sparsity_plot(nothing) == plots.worth_plots(nothing, None) == tables.NOT_YET
 
