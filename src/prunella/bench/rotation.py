@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from prunella.bench.arms import Arm
 _MOST_ROUNDS, _LEAST_ROUNDS = 300, 5
 # An arm this much slower than the fastest of its kind after some rounds is out.
 _HOPELESS, _RACE_ROUNDS = 1.25, 2
+# An engine's idle threads spin on for a while after a call, which the next engine must not pay for.
+_REST = 0.005
 # A longer call finds no more of its data in the caches when others ran in between.
 _WARM_BELOW = 0.1
 
@@ -105,6 +108,7 @@ def rotate(
         for worker in list(racing):
             timing = timings[worker.arm]
             warm = not timing.seconds or timing.seconds[-1] < _WARM_BELOW
+            time.sleep(_REST)
             try:
                 answer = worker.ask({"warm": warm})
             except WorkerFailed as error:
