@@ -92,16 +92,16 @@ def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm
 
 
 def brief_table(study: Study, reference: Arm) -> str:
-    """A row a model and form, its scores, and its encoder on disk: those with most of the tasks.
+    """A row a model and form, its scores, and its encoder on disk.
 
-    What was run on fewer than half of the tasks that the reference has is left to the long tables.
+    What was run on fewer than three of the reference's tasks is left to the long tables.
     """
     scores, matrix = study.scores, study.matrix
     tasks = [task for task in matrix.tasks if scores.of(reference, task)]
     shown = [
         arm
         for arm in study.arms()
-        if 2 * sum(bool(scores.of(arm, task)) for task in tasks) >= len(tasks)
+        if sum(bool(scores.of(arm, task)) for task in tasks) >= min(3, len(tasks))
     ]
     tasks = [t for t in tasks if any(scores.of(arm, t) for arm in shown if arm != reference)]
     if not tasks:
