@@ -258,7 +258,7 @@ def test_folders_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"no model\.safetensors.*save_pretrained"):
         open_checkpoint(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="is a file, and a model directory is needed"):
         open_checkpoint(tmp_path / "config.json")
 
 

@@ -339,7 +339,7 @@ MODELS: dict[str, Case] = {
         lambda b: b.prune(model=Path(b.model()).parent / "."),
         ("not a model directory", "config.json"),
     ),
-    "a file": (lambda b: b.prune(model=b.corpus), ("corpus.txt", "no such folder")),
+    "a file": (lambda b: b.prune(model=b.corpus), ("corpus.txt", "is a file", "prunella unpack")),
     "no weights": (
         lambda b: b.prune(model=damaged(b, "model.safetensors", None)),
         ("damaged: no model.safetensors", "save_pretrained"),

@@ -45,7 +45,7 @@ def test_a_mistyped_key_inside() -> None:
 def test_a_key_unlike_any_other() -> None:
     (line,) = complaint(s.PackSettings, {"model": "m", "out": "o", "zzz": 1})
     assert line == (
-        "here: unknown setting 'zzz'; known: embeddings, model, out, overwrite, weights"
+        "here: unknown setting 'zzz'; known: backbone, embeddings, model, out, overwrite, weights"
     )
 
 
