@@ -19,7 +19,7 @@ from prunella.bench.arms import Arm
 _MOST_ROUNDS, _LEAST_ROUNDS = 300, 5
 # An arm this much slower than the fastest of its kind after some rounds is out.
 _HOPELESS, _RACE_ROUNDS = 1.25, 2
-# An engine's idle threads spin on for a while after a call, which the next engine must not pay for.
+# An engine's idle threads may spin on for a while after a call; the next one should not pay for it.
 _REST = 0.005
 # A longer call finds no more of its data in the caches when others ran in between.
 _WARM_BELOW = 0.1

@@ -22,7 +22,7 @@ from prunella.checkpoint import (
     write_json,
 )
 from prunella.errors import InputError, failed_to_write
-from prunella.processes import rank, refuse_sharded_models
+from prunella.processes import is_main, rank, refuse_sharded_models
 from prunella.settings import OutputSettings
 from prunella.sparsity.learned import LearnedMasks
 from prunella.sparsity.masks import Masks
@@ -98,7 +98,8 @@ def run_stage(
         record = main_only(lambda: _save(stage, settings, parents, workspace, outcome, seconds))
         record = share(record) or {}
     except InputError:
-        main_only(workspace.abandon)
+        if is_main():  # no collective: the others may not have failed
+            workspace.abandon()
         raise
     finally:
         workspace.close()
