@@ -68,8 +68,10 @@ class LinearOf final : public Linear {
     const int chunks = (rows_ + chunk - 1) / chunk;
     const std::ptrdiff_t sum_stride = round_up(chunk, 16) + 16;  // no power of two: rows would share cache sets
     for (auto& scratch : work.scratch) scratch.reserve(sizeof(Sum) * sum_stride * round_up(step, 16));
+    // The blocks of a thread take turns with each piece of the weights, which is still in its cache for the second.
+    const int together = blocks % pool.threads() == 0 ? blocks / pool.threads() : 1;
     pool.run(blocks * chunks, [&](int task, int thread) {
-      const int block = task / chunks, row = task % chunks * chunk;
+      const int block = task / (together * chunks) * together + task % together, row = task / together % chunks * chunk;
       const int first = block * step, count = std::min(step, tokens - first), end = std::min(rows_, row + chunk);
       if (count <= 0) return;
       Sum* sums = work.scratch[thread].template as<Sum>();

@@ -4,6 +4,10 @@
 
 namespace prunella {
 
+/// Rows that quad and lanes pass in the order of their counts: where loops of consecutive rows are of one length, the
+/// processor foresees their ends. In a model every row is new to it, and a wrong guess costs as much as four groups.
+constexpr int kRowWindow = 64;
+
 // ---- quad and blocks: four non-zeros of a row together, tokens in lanes ----
 
 /// Columns whose activations (64 tokens) stay in the L1 cache while rows pass over them.
@@ -19,7 +23,8 @@ struct QuadRow {
   std::uint32_t begin;   // the first group
   std::uint16_t plain;   // groups of pairs, an even number
   std::uint16_t turned;  // then groups of columns of one kind
-  std::uint32_t odd;     // which
+  std::uint16_t odd;     // which
+  std::uint16_t place;   // of the row (or the first of four) in its window
 };
 
 /// parts: [0] QuadRow [tile][rows, to a multiple of 16, by kRows]; [1] four uint16 a group: 8 x column within the tile;
@@ -62,7 +67,8 @@ extern const Fp32Kernel fp32_avx512_lookup;
 constexpr int kSpanTile = 384;
 
 /// parts: [0] uint32, where each row begins in each tile of columns: [tile][rows, to a multiple of 16, and one];
-/// [1] uint16, columns within the tile; [2] the weights. A row takes a multiple of kTogether.
+/// [1] uint16, columns within the tile; [2] the weights; [3] uint8, each row's place in its window. A row takes a multiple
+/// of kTogether.
 template <class Weight, int kTogether>
 void prepare_spans(const Matrix<Weight>& matrix, Layout& layout);
 

@@ -112,10 +112,12 @@ void multiply_as(const Layout& layout, const std::uint16_t* inputs, int tokens, 
                  float* sums, std::ptrdiff_t sum_stride) {
   const auto* begins = layout.parts[0].as<std::uint32_t>();
   const auto* columns = layout.parts[1].as<std::uint16_t>();
+  const auto* places = layout.parts[3].as<std::uint8_t>();
   const auto* weights = layout.parts[2].as<std::int32_t>();  // pairs
   const int tiles = (layout.columns + kTile - 1) / kTile, rows = round_up(layout.rows, 16);
-  const auto row = [&](int tile, int r, float* out) {
+  const auto row = [&](int tile, int r, float* window) {
     const std::uint32_t* at = begins + static_cast<std::size_t>(tile) * (rows + 1) + r;
+    auto* out = window + places[static_cast<std::size_t>(tile) * rows + r] * kWidth;
     row_sums<T, kWidth>(inputs + static_cast<std::size_t>(tile) * kTile * kWidth, columns + at[0],
                         weights + at[0] / 2, static_cast<int>(at[1] - at[0]) / 2, tile > 0, out);
   };
@@ -131,7 +133,7 @@ void multiply(const Layout& layout, const std::uint16_t* inputs, std::ptrdiff_t,
 
 }  // namespace
 
-const Bf16Kernel bf16_avx512 = {"pairs",       Isa::avx512, false,    16, 64, prepare_spans<std::uint16_t, 2>,
+const Bf16Kernel bf16_avx512 = {"pairs",       Isa::avx512, false,    kRowWindow, 64, prepare_spans<std::uint16_t, 2>,
                                 arranged_size, arrange,     multiply};
 
 }  // namespace prunella

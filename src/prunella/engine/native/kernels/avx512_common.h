@@ -15,6 +15,16 @@ constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multip
 /// Tokens that a block is computed as: lanes are wasted on the rest.
 constexpr int width_for(int tokens) { return tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64; }
 
+/// How far ahead of a row its columns are fetched to the L2 cache, in bytes: in a model they come from further away.
+constexpr int kAhead = 16384;
+
+/// Asks for the lines of 64 bytes that begin `ahead` bytes behind p.
+template <int kLines>
+inline void fetch_ahead(const void* p, int ahead) {
+  UNROLL
+  for (int i = 0; i < kLines; ++i) _mm_prefetch(static_cast<const char*>(p) + ahead + 64 * i, _MM_HINT_T1);
+}
+
 /// 64 bytes: an index vector, made at compile time.
 template <class T>
 struct alignas(64) Lanes {
@@ -58,19 +68,22 @@ inline void write_rows(const void* rows, int width, int tokens, void* sums, std:
   }
 }
 
-/// Multiplies one tile of columns after another: row(tile, r, out) makes the sums of kRows rows from r on,
-/// [row][kWidth tokens], and adds to what is there in all tiles but the first.
+/// Multiplies one tile of columns after another: row(tile, r, window) makes the sums of kRows rows, those at r in the order
+/// of their window. `window` is where the window's sums are, [row][kWidth tokens]: row() finds the row's place there, and adds
+/// to what is there in all tiles but the first.
 template <int kWidth, int kRows, class Sum, class Row>
 inline void multiply_tiles(int tiles, int tokens, int row_begin, int row_end, Sum* sums, std::ptrdiff_t sum_stride,
                            const Row& row) {
   constexpr int kScratchRows = 128;  // whose sums wait while several tiles are passed
+  static_assert(kScratchRows % kRowWindow == 0);
   alignas(64) Sum scratch[kScratchRows * kWidth];
   if (tiles == 0) __builtin_memset(scratch, 0, sizeof(scratch));
-  const int block = tiles > 1 ? kScratchRows : 16;
+  const int block = tiles > 1 ? kScratchRows : kRowWindow;
   for (int first = row_begin; first < row_end; first += block) {
     const int end = first + block < row_end ? first + block : round_up(row_end, 16);
     for (int tile = 0; tile < tiles; ++tile)
-      for (int r = first; r < end; r += kRows) row(tile, r, scratch + (r - first) * kWidth);
+      for (int r = first; r < end; r += kRows)
+        row(tile, r, scratch + (r - first) / kRowWindow * kRowWindow * kWidth);
     for (int r = first; r < end; r += 16)
       write_rows(scratch + (r - first) * kWidth, kWidth, tokens, sums + r - row_begin, sum_stride);
   }

@@ -87,12 +87,14 @@ void multiply_as(const Layout& layout, const typename L::Input* inputs, int toke
                  typename L::Sum* sums, std::ptrdiff_t sum_stride) {
   const auto* begins = layout.parts[0].as<std::uint32_t>();
   const auto* columns = layout.parts[1].as<std::uint16_t>();
+  const auto* places = layout.parts[3].as<std::uint8_t>();
   const auto* weights = layout.parts[2].as<typename L::Sum>();
   const auto* x = reinterpret_cast<const char*>(inputs);
   const int across = (layout.columns + L::kColumns - 1) / L::kColumns;
   const int tiles = (across + kTile - 1) / kTile, rows = round_up(layout.rows, 16);
-  const auto row = [&](int tile, int r, typename L::Sum* out) {
+  const auto row = [&](int tile, int r, typename L::Sum* window) {
     const std::uint32_t* at = begins + static_cast<std::size_t>(tile) * (rows + 1) + r;
+    auto* out = window + places[static_cast<std::size_t>(tile) * rows + r] * kWidth;
     row_sums<L, kWidth>(x + static_cast<std::size_t>(tile) * kTile * kWidth * 4, columns + at[0], weights + at[0],
                         static_cast<int>(at[1] - at[0]), tile > 0, out);
   };
@@ -110,10 +112,10 @@ void multiply(const Layout& layout, const typename L::Input* inputs, std::ptrdif
 }  // namespace
 
 const Fp32Kernel fp32_avx512 = {
-    "lanes",  Isa::avx512, false, 16, 64, prepare_spans<float, 1>, arranged_size<Float>, arrange<Float>,
+    "lanes",  Isa::avx512, false, kRowWindow, 64, prepare_spans<float, 1>, arranged_size<Float>, arrange<Float>,
     multiply<Float>};
 const Int8Kernel int8_avx512_columns = {
-    "blocks 1x4",        Isa::avx512,  false, 16, 64, prepare_columns, arranged_size<FourBytes>, arrange<FourBytes>,
+    "blocks 1x4",        Isa::avx512,  false, kRowWindow, 64, prepare_columns, arranged_size<FourBytes>, arrange<FourBytes>,
     multiply<FourBytes>, suits_columns};
 
 }  // namespace prunella

@@ -110,9 +110,13 @@ inline void group(const std::uint8_t* x, const std::uint16_t* columns, const std
                   const typename T::V* turns, typename T::V (*sums)[4]) {
   using V = typename T::V;
   V f[4];
+  // The columns in one load, as loads are what bounds this loop; the compiler would make four of them again.
+  std::uint64_t four;
+  __builtin_memcpy(&four, columns, 8);
+  asm("" : "+r"(four));
   UNROLL
   for (int i = 0; i < 4; ++i) {
-    f[i] = T::load(x + static_cast<std::size_t>(columns[i]) * (T::kWidth / 8));
+    f[i] = T::load(x + static_cast<std::size_t>(static_cast<std::uint16_t>(four >> (16 * i))) * (T::kWidth / 8));
     if (kTurned) f[i] = T::turn(f[i], turns[i % 2]);
   }
   const V first = T::blend(f[0], f[1]), second = T::shift(f[0], f[1]);
@@ -134,6 +138,8 @@ inline void row_sums(const std::uint8_t* x, const QuadRow& row, const std::uint1
   constexpr int kStep = T::kWidth / 4;
   columns += std::size_t{4} * row.begin;
   weights += std::size_t{kRows} * row.begin;
+  fetch_ahead<3>(columns, kAhead);
+  fetch_ahead<kRows == 1 ? 2 : 4>(weights, kAhead * kRows / 2);
   V a[kRows][4], more[1][4];  // a single row's groups take turns, as a sum waits for the one before
   V(*b)[4] = kRows == 1 ? more : a;
   UNROLL
@@ -205,8 +211,9 @@ void multiply_as(const Layout& layout, const std::uint8_t* inputs, int tokens, i
   const auto* columns = layout.parts[1].as<std::uint16_t>();
   const auto* weights = layout.parts[2].as<std::int32_t>();
   const int tiles = (layout.columns + kQuadTile - 1) / kQuadTile, rows = round_up(layout.rows, 16);
-  const auto row = [&](int tile, int r, std::int32_t* out) {
+  const auto row = [&](int tile, int r, std::int32_t* window) {
     const QuadRow& quad = quads[(static_cast<std::size_t>(tile) * rows + r) / kRows];
+    std::int32_t* out = window + quad.place * T::kWidth;
     const std::uint8_t* x = inputs + static_cast<std::size_t>(tile) * kQuadTile * T::kWidth;
     if constexpr (T::kWidth == 16)
       row_sums_16<kRows>(x, quad, columns, weights, tile > 0, out);
@@ -229,8 +236,8 @@ void multiply(const Layout& layout, const std::uint8_t* inputs, std::ptrdiff_t, 
 }  // namespace
 
 const Int8Kernel int8_avx512_quad = {
-    "quad", Isa::avx512, false, 16, 64, prepare_quad<1>, arranged_size, arrange, multiply<1>};
+    "quad", Isa::avx512, false, kRowWindow, 64, prepare_quad<1>, arranged_size, arrange, multiply<1>};
 const Int8Kernel int8_avx512_blocks = {
-    "blocks 4x1", Isa::avx512, false, 16, 64, prepare_quad<4>, arranged_size, arrange, multiply<4>, suits_blocks};
+    "blocks 4x1", Isa::avx512, false, kRowWindow, 64, prepare_quad<4>, arranged_size, arrange, multiply<4>, suits_blocks};
 
 }  // namespace prunella

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "avx512.h"
@@ -49,9 +50,17 @@ struct Halves {
   void add(const Entry<kRows>& entry) { entries[entry.column % 2][count[entry.column % 2]++] = entry; }
 };
 
+/// Groups of pairs, an even number, and groups of one kind that hold what is left.
+template <int kRows>
+std::pair<int, int> lengths(const Halves<kRows>& halves) {
+  const int pairs = (std::min(halves.count[0], halves.count[1]) + 3) / 4 * 4;
+  const int left = std::max(halves.count[0], halves.count[1]) - pairs;
+  return {pairs / 2, (std::max(left, 0) + 3) / 4};
+}
+
 template <int kRows>
 QuadRow group(const Halves<kRows>& halves, Groups<kRows>& groups) {
-  QuadRow row{groups.count(), 0, 0, 0};
+  QuadRow row{groups.count(), 0, 0, 0, 0};
   const int pairs = std::min(halves.count[0], halves.count[1]), longer = halves.count[1] > halves.count[0];
   int next = pairs;  // of the longer half
   const auto add_longer = [&] {
@@ -72,7 +81,7 @@ QuadRow group(const Halves<kRows>& halves, Groups<kRows>& groups) {
   while (next < halves.count[longer])
     for (int i = 0; i < 4; ++i) add_longer();
   row.turned = static_cast<std::uint16_t>(groups.count() - row.begin - row.plain);
-  row.odd = static_cast<std::uint32_t>(longer);
+  row.odd = static_cast<std::uint16_t>(longer);
   return row;
 }
 
@@ -104,12 +113,23 @@ void prepare_quad(const Matrix<std::int8_t>& matrix, Layout& layout) {
   layout.parts[0] = Buffer(sizeof(QuadRow) * tiles * rows);
   Groups<kRows> groups(matrix.starts[matrix.rows] / (4 * kRows) + static_cast<std::size_t>(tiles) * rows);
   std::vector<std::int32_t> at(matrix.starts, matrix.starts + matrix.rows);
+  std::vector<Halves<kRows>> window(kRowWindow / kRows);
+  std::vector<int> order(window.size());
   for (int tile = 0; tile < tiles; ++tile)
-    for (int r = 0; r < matrix.rows; r += kRows) {
-      Halves<kRows> halves;
-      const int first = tile * kQuadTile;
-      collect(matrix, at, r, first, first + kQuadTile, halves);
-      layout.parts[0].as<QuadRow>()[static_cast<std::size_t>(tile) * rows + r / kRows] = group(halves, groups);
+    for (int first = 0; first < rows * kRows; first += kRowWindow) {
+      const int count = std::min(kRowWindow, rows * kRows - first) / kRows, begin = tile * kQuadTile;
+      for (int i = 0; i < count; ++i) {
+        window[i].count[0] = window[i].count[1] = 0;
+        if (const int r = first + i * kRows; r < matrix.rows) collect(matrix, at, r, begin, begin + kQuadTile, window[i]);
+        order[i] = i;
+      }
+      std::stable_sort(order.begin(), order.begin() + count,
+                       [&](int a, int b) { return lengths(window[a]) < lengths(window[b]); });
+      auto* out = layout.parts[0].as<QuadRow>() + static_cast<std::size_t>(tile) * rows + first / kRows;
+      for (int i = 0; i < count; ++i) {
+        out[i] = group(window[order[i]], groups);
+        out[i].place = static_cast<std::uint16_t>(order[i] * kRows);
+      }
     }
   groups.write(layout);
 }

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "avx512.h"
@@ -16,19 +18,32 @@ void prepare_spans(const Matrix<Weight>& matrix, Layout& layout) {
   columns.reserve(static_cast<std::size_t>(matrix.starts[matrix.rows]) +
                   static_cast<std::size_t>(kTogether) * tiles * matrix.rows);
   weights.reserve(columns.capacity());
-  std::vector<std::int32_t> at(matrix.starts, matrix.starts + matrix.rows);
+  std::vector<std::int32_t> at(matrix.starts, matrix.starts + matrix.rows), end(at);
+  layout.parts[3] = Buffer(static_cast<std::size_t>(tiles) * rows);
+  std::vector<int> order(kRowWindow);
   for (int tile = 0; tile < tiles; ++tile) {
     auto* begins = layout.parts[0].as<std::uint32_t>() + static_cast<std::size_t>(tile) * (rows + 1);
-    for (int r = 0; r < rows; ++r) {
-      begins[r] = static_cast<std::uint32_t>(columns.size());
-      if (r >= matrix.rows) continue;
-      for (; at[r] < matrix.starts[r + 1] && matrix.indices[at[r]] < (tile + 1) * kTile; ++at[r]) {
-        columns.push_back(static_cast<std::uint16_t>(matrix.indices[at[r]] - tile * kTile));
-        weights.push_back(matrix.values[at[r]]);
-      }
-      while (columns.size() % kTogether) {
-        columns.push_back(columns.back());
-        weights.push_back(Weight{});
+    auto* places = layout.parts[3].as<std::uint8_t>() + static_cast<std::size_t>(tile) * rows;
+    for (int r = 0; r < matrix.rows; ++r)
+      while (end[r] < matrix.starts[r + 1] && matrix.indices[end[r]] < (tile + 1) * kTile) ++end[r];
+    for (int first = 0; first < rows; first += kRowWindow) {
+      const int count = std::min(kRowWindow, rows - first);
+      const auto length = [&](int i) { return first + i < matrix.rows ? end[first + i] - at[first + i] : 0; };
+      std::iota(order.begin(), order.begin() + count, 0);
+      std::stable_sort(order.begin(), order.begin() + count, [&](int a, int b) { return length(a) < length(b); });
+      for (int i = 0; i < count; ++i) {
+        begins[first + i] = static_cast<std::uint32_t>(columns.size());
+        places[first + i] = static_cast<std::uint8_t>(order[i]);
+        const int r = first + order[i];
+        if (r >= matrix.rows) continue;
+        for (; at[r] < end[r]; ++at[r]) {
+          columns.push_back(static_cast<std::uint16_t>(matrix.indices[at[r]] - tile * kTile));
+          weights.push_back(matrix.values[at[r]]);
+        }
+        while (columns.size() % kTogether) {
+          columns.push_back(columns.back());
+          weights.push_back(Weight{});
+        }
       }
     }
     begins[rows] = static_cast<std::uint32_t>(columns.size());
