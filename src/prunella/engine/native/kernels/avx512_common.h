@@ -15,7 +15,7 @@ constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multip
 /// Tokens that a block is computed as: lanes are wasted on the rest.
 constexpr int width_for(int tokens) { return tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64; }
 
-/// How far ahead of a row its columns are fetched to the L2 cache, in bytes: in a model they come from further away.
+/// How far ahead weights are fetched to the L2 cache, in bytes: in a model they come from further away each time.
 constexpr int kAhead = 16384;
 
 /// Asks for the lines of 64 bytes that begin `ahead` bytes behind p.

@@ -54,6 +54,7 @@ inline void group_sums(const char* x, std::ptrdiff_t stride, std::ptrdiff_t colu
       high[t] = both ? _mm512_load_si512(x + t * stride + k + 64) : low[t];
     }
     const auto step = [&](__m512i* to) {
+      fetch_ahead<2>(stream, kAhead);
       const __m512i index = _mm512_load_si512(stream), weights = _mm512_load_si512(stream + 64);
       UNROLL
       for (int t = 0; t < kTokens; ++t)
