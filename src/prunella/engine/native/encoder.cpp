@@ -55,20 +55,36 @@ void Encoder::run(const std::int32_t* ids, const std::int32_t* types, std::size_
   const auto parts = groups(lengths, sequences);
   int most = 0;
   for (const Group& group : parts) most = std::max(most, group.tokens);
-  const std::size_t padded = most + 16, chunk = std::min(most, kTokensOfThread * pool_.threads()) + 16;
   x_.reserve(sizeof(float) * (tokens + 16) * hidden);
-  const std::size_t all = padded * hidden, inner = chunk * shape.intermediate;
-  const std::size_t embedded = projection ? (tokens + 16) * shape.embedding : 0;
-  // Matrices of floats may read their input while they write their output; the others have made a copy of it by then.
-  const std::size_t apart = shape.half ? 0 : std::max(4 * all, inner);
-  space_.reserve(sizeof(float) * std::max({4 * all, inner, apart + all, apart + embedded}));
-  qkv_ = inner_ = space_.as<float>();
-  context_ = qkv_ + 3 * all;
-  y_ = qkv_ + apart;
+  divide_space(most, tokens);
   embed(ids, types, lengths, sequences, n);
   for (const Layer& layer : layers)
     for (const Group& group : parts) run_layer(layer, group);
   run_head(rows, static_cast<int>(row_count), with_head, out);
+}
+
+/// Makes room for groups of up to `most` tokens, and for the embeddings of all of them where they are projected.
+void Encoder::divide_space(int most, std::size_t tokens) {
+  const int hidden = shape.hidden, inner = shape.intermediate;
+  const std::size_t rows = most + std::size_t{16}, embedded = projection ? (tokens + 16) * shape.embedding : 0;
+  // Matrices of floats may read their input while they write their output; the others have made a copy of it by then.
+  const bool apart = !shape.half;
+  const int together = std::max(4 * hidden, inner), all = together + apart * hidden;
+  if (pool_.threads() == 1) {
+    space_.reserve(sizeof(float) * std::max(rows * all, embedded));
+    float* at = space_.as<float>();
+    qkv_ = {at, 3 * hidden};
+    context_ = {at + rows * 3 * hidden, hidden};
+    y_ = {at + apart * rows * together, hidden};
+    inner_ = {at, inner};
+  } else {
+    const int stride = (all + 63) / 64 * 64 + 64;  // no power of two: rows would share cache sets
+    space_.reserve(sizeof(float) * std::max(rows * stride, embedded));
+    float* at = space_.as<float>();
+    qkv_ = inner_ = {at, stride};
+    context_ = {at + 3 * hidden, stride};
+    y_ = {at + apart * together, stride};
+  }
 }
 
 /// A forked child has none of its parent's other threads. One of them may have been in run(): its lock would be held for
@@ -101,11 +117,12 @@ std::vector<Encoder::Group> Encoder::groups(const std::int32_t* lengths, std::si
 
 void Encoder::run_layer(const Layer& layer, const Group& group) {
   const int hidden = shape.hidden, n = group.tokens;
-  float *x = x_.as<float>() + static_cast<std::size_t>(group.first) * hidden, *y = y_;
-  layer.qkv->run(vector_, pool_, work_, x, hidden, n, Activation::none, qkv_, 3 * hidden);
+  float* x = x_.as<float>() + static_cast<std::size_t>(group.first) * hidden;
+  layer.qkv->run(vector_, pool_, work_, x, hidden, n, Activation::none, qkv_.at, qkv_.stride);
   attend(group);
-  layer.attention_output->run(vector_, pool_, work_, context_, hidden, n, Activation::none, y, hidden);
-  normalise(y, x, n, hidden, layer.attention_norm, x);
+  layer.attention_output->run(vector_, pool_, work_, context_.at, context_.stride, n, Activation::none, y_.at,
+                              y_.stride);
+  normalise(y_.at, y_.stride, x, n, hidden, layer.attention_norm, x);
   feed_forward(layer, x, n);
 }
 
@@ -139,7 +156,7 @@ void Encoder::check(const std::int32_t* ids, const std::int32_t* type_ids, std::
 void Encoder::embed(const std::int32_t* ids, const std::int32_t* type_ids, const std::int32_t* lengths,
                     std::size_t sequences, int tokens) {
   const int width = shape.embedding;
-  float* to = projection ? y_ : x_.as<float>();
+  float* to = projection ? space_.as<float>() : x_.as<float>();
   std::vector<std::int32_t> position(tokens);
   for (std::size_t s = 0, t = 0; s < sequences; ++s)
     for (std::int32_t i = 0; i < lengths[s]; ++i) position[t++] = i + shape.first_position;
@@ -177,24 +194,23 @@ void Encoder::attend(const Group& group) {
     const int n = lengths[s], step = ((n + parts - 1) / parts + 15) / 16 * 16;
     const int begin = std::min(n, part * step), end = std::min(n, begin + step);
     if (begin == end) return;
-    const float* q = qkv_ + static_cast<std::size_t>(first[s]) * 3 * hidden + head * width;
-    float* out = context_ + static_cast<std::size_t>(first[s]) * hidden + head * width;
-    attention_.attend(q, q + hidden, q + 2 * hidden, 3 * hidden, n, width, scale, begin, end, out, hidden,
+    const float* q = qkv_.at + first[s] * qkv_.stride + head * width;
+    float* out = context_.at + first[s] * context_.stride + head * width;
+    attention_.attend(q, q + hidden, q + 2 * hidden, qkv_.stride, n, width, scale, begin, end, out, context_.stride,
                       work_.scratch[thread].as<void>());
   });
 }
 
 void Encoder::feed_forward(const Layer& layer, float* x, int tokens) {
-  const int hidden = shape.hidden, inner = shape.intermediate, wanted = kTokensOfThread * pool_.threads();
+  const int hidden = shape.hidden, wanted = kTokensOfThread * pool_.threads();
   const bool fast = shape.half && vector_.isa >= Isa::avx512 && shape.activation == Activation::gelu;
   const Activation activation = fast ? Activation::gelu_fast : shape.activation;
   const int chunks = (tokens + wanted - 1) / wanted, step = (tokens + chunks - 1) / chunks;
   for (int begin = 0; begin < tokens; begin += step, x += static_cast<std::ptrdiff_t>(step) * hidden) {
     const int count = std::min(step, tokens - begin);
-    float* y = y_;
-    layer.ffn_in->run(vector_, pool_, work_, x, hidden, count, activation, inner_, inner);
-    layer.ffn_out->run(vector_, pool_, work_, inner_, inner, count, Activation::none, y, hidden);
-    normalise(y, x, count, hidden, layer.output_norm, x);
+    layer.ffn_in->run(vector_, pool_, work_, x, hidden, count, activation, inner_.at, inner_.stride);
+    layer.ffn_out->run(vector_, pool_, work_, inner_.at, inner_.stride, count, Activation::none, y_.at, y_.stride);
+    normalise(y_.at, y_.stride, x, count, hidden, layer.output_norm, x);
   }
 }
 
@@ -213,17 +229,18 @@ void Encoder::run_head(const std::int32_t* rows, int count, bool with_head, floa
     next = Buffer(sizeof(float) * step.width * (count + std::size_t{16}));
     step.linear->run(vector_, pool_, work_, now.as<float>(), width, count, step.activation, next.as<float>(), step.width);
     width = step.width;
-    if (step.norm.gain) normalise(next.as<float>(), nullptr, count, width, step.norm, next.as<float>());
+    if (step.norm.gain) normalise(next.as<float>(), width, nullptr, count, width, step.norm, next.as<float>());
     std::swap(now, next);
   }
   std::memcpy(out, now.as<float>(), sizeof(float) * width * static_cast<std::size_t>(count));
 }
 
-void Encoder::normalise(const float* x, const float* residual, int tokens, int width, Norm norm, float* out) {
+void Encoder::normalise(const float* x, std::ptrdiff_t stride, const float* residual, int tokens, int width, Norm norm,
+                        float* out) {
   pool_.run((tokens + kTokensPerTask - 1) / kTokensPerTask, [&](int task, int) {
     for (int t = task * kTokensPerTask; t < std::min(tokens, (task + 1) * kTokensPerTask); ++t) {
       const std::size_t at = static_cast<std::size_t>(t) * width;
-      vector_.layer_norm(x + at, residual ? residual + at : nullptr, width, norm.gain, norm.bias, shape.epsilon,
+      vector_.layer_norm(x + t * stride, residual ? residual + at : nullptr, width, norm.gain, norm.bias, shape.epsilon,
                          out + at);
     }
   });

@@ -79,6 +79,7 @@ class Encoder {
   };
 
   void leave_parent();
+  void divide_space(int most, std::size_t tokens);
   void check(const std::int32_t* ids, const std::int32_t* types, std::size_t tokens, const std::int32_t* lengths,
              std::size_t sequences, const std::int32_t* rows, std::size_t row_count) const;
   void embed(const std::int32_t* ids, const std::int32_t* types, const std::int32_t* lengths, std::size_t sequences,
@@ -88,16 +89,23 @@ class Encoder {
   void attend(const Group& group);
   void feed_forward(const Layer& layer, float* x, int tokens);
   void run_head(const std::int32_t* rows, int count, bool with_head, float* out);
-  void normalise(const float* x, const float* residual, int tokens, int width, Norm norm, float* out);
+  void normalise(const float* x, std::ptrdiff_t stride, const float* residual, int tokens, int width, Norm norm,
+                 float* out);
 
   Pool pool_;
   Workspace work_;
   const Vector& vector_;
   const Attention& attention_;
   Buffer x_, space_;
-  /// Parts of the space, which overlap where one is dead before the next is written: the less memory is touched, the more
-  /// of it stays in the L2 cache.
-  float *qkv_ = nullptr, *context_ = nullptr, *y_ = nullptr, *inner_ = nullptr;
+  /// A part of the space: a row for each token of a group.
+  struct Part {
+    float* at = nullptr;
+    std::ptrdiff_t stride = 0;
+  };
+  /// They overlap where one is dead before the next is written: the less memory is touched, the more of it stays in the L2
+  /// cache. With several threads they are columns of one table: what a thread writes in one step and in the next lies in
+  /// the same lines, which need not leave its core.
+  Part qkv_, context_, y_, inner_;
   std::mutex mutex_;
   std::atomic<std::int64_t> process_;  // whose threads and memory those above are; negative: that makes them just now
 };
