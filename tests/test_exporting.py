@@ -22,7 +22,7 @@ from transformers import (
 from prunella.errors import InputError
 from prunella.exporting import Exported, export, load_with_head
 from prunella.grid import load_scales
-from prunella.models import fetch
+from prunella.hub import fetch
 from prunella.quantization import calibrate_free, restore, save_scales
 from prunella.settings import ExportSettings
 from prunella.sparsity.targets import find_targets, pruned_parameters

@@ -21,10 +21,10 @@ from transformers import (
 
 from prunella.checkpoint import Checkpoint, open_checkpoint
 from prunella.errors import InputError
+from prunella.hub import fetch
 from prunella.models import (
     check_length,
     check_same_vocabulary,
-    fetch,
     load_encoder,
     load_finished,
     load_for_task,

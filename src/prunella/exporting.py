@@ -26,7 +26,8 @@ from prunella.calibration import Row, activation_ranges, calibration_rows
 from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError, first_line
 from prunella.grid import int_weights, load_scales
-from prunella.models import fetch, load_encoder, load_tokenizer, takes_token_types
+from prunella.hub import fetch
+from prunella.models import load_encoder, load_tokenizer, takes_token_types
 from prunella.packing import row_scale
 from prunella.quantization import restore
 from prunella.report.tables import human_bytes

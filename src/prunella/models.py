@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from prunella.checkpoint import Checkpoint, open_checkpoint
+from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError, first_line
 from prunella.quantization import load_scales, restore
 
@@ -36,28 +36,6 @@ _HEADS: dict[str, Any] = {
 }
 # RoBERTa and its like count positions from behind the padding index.
 _POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"}
-
-
-def fetch(model: str) -> Checkpoint:
-    """A checkpoint from a local folder, or from the Hub by name.
-
-    Raises:
-        InputError: If there is neither such a folder nor such a model on the Hub.
-    """
-    path = Path(model)
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        return open_checkpoint(path.expanduser())
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-        return open_checkpoint(snapshot_download(model, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"{model}: no such folder, and the Hub did not give a model of that name "
-            f"({first_line(error)})"
-        ) from None
 
 
 def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:

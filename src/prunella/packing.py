@@ -15,6 +15,7 @@ from prunella.backbones import compare, widened
 from prunella.checkpoint import PROVENANCE, WEIGHTS, Checkpoint, open_checkpoint, publish
 from prunella.errors import InputError
 from prunella.grid import SCALES_FILE, WEIGHT_MAX, int_weights, load_scales, save_scales
+from prunella.hub import fetch
 from prunella.packed.backbone import DIFFERENCE, backbone_of, is_difference
 from prunella.packed.bf16 import to_bf16
 from prunella.packed.dense import dense_array
@@ -93,7 +94,7 @@ def pack(settings: PackSettings) -> Packed:
     metadata = _metadata(checkpoint, weights, settings.embeddings)
     same: frozenset[str] = frozenset()
     if settings.backbone is not None:
-        backbone, same = compare(checkpoint, open_checkpoint(settings.backbone))
+        backbone, same = compare(checkpoint, fetch(settings.backbone))
         if not same:
             raise InputError(
                 f"--backbone {settings.backbone}: has no tensor in common with {settings.model}; "
@@ -196,7 +197,7 @@ def _inherited(packed: PackedFile, folder: str | None) -> dict[str, np.ndarray]:
             f"configuration and weights is {backbone.sha256[:12]}); name that checkpoint's folder "
             "with --backbone"
         )
-    source = open_checkpoint(folder)
+    source = fetch(folder)
     backbone.check(source.weights_hash, folder, packed.path)
     named = (
         (backbone.taken(name, packed.names), array, label) for name, label, array in source.arrays()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from engine.conftest import FAMILIES, HEADS
 from engine.reference import ReferenceRunner
+from safetensors.torch import load_file, save_file
 
 from prunella.engine import _native
 from prunella.engine.compiled import choose_isa, compile_model
 from prunella.errors import InputError
+from prunella.packed.read import open_packed
+from prunella.packing import pack
+from prunella.settings import PackSettings
 
 ISAS = _native.isas()
 LENGTHS = (5, 1, 17, 64, 33)
@@ -67,6 +73,51 @@ def test_threads_change_nothing(tiny: Any, threads: int) -> None:
     # With one kernel only: those chosen by measurement may differ from one time to the next.
     one, many = (compile_model(made.packed, n, isa="portable") for n in (1, threads))
     np.testing.assert_array_equal(one.run(*inputs), many.run(*inputs))
+
+
+# Groups of several blocks of tokens, sequences beyond a group, feed-forward parts in chunks.
+LONG = (130, 100, 300, 5, 1, 17)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("inner", [128, 320])
+@pytest.mark.parametrize(("weights", "tolerance"), [("fp32", 1e-5), ("int8", 0.08)])
+def test_long_batches(
+    tiny: Any, isa: str, threads: int, inner: int, weights: Any, tolerance: float
+) -> None:
+    made = tiny("bert", None, hidden_size=64, intermediate_size=inner, max_position_embeddings=400)
+    inputs = inputs_of(made.model(), lengths=LONG)
+    runner = compile_model(made.packed, threads, isa=isa, weights=weights)
+    close(runner.run(*inputs), ReferenceRunner(made.packed).run(*inputs), tolerance)
+
+
+def test_embeddings_that_are_wider_than_the_rest(tiny: Any) -> None:
+    made = tiny("electra", None, embedding_size=256)
+    inputs = inputs_of(made.model(), lengths=(60,) * 20)
+    runner = compile_model(made.packed, 1)
+    close(runner.run(*inputs), ReferenceRunner(made.packed).run(*inputs), 1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_matrices_of_one_model_differ_in_arithmetic(
+    tiny: Any, tmp_path: Path, isa: str, threads: int
+) -> None:
+    made = tiny("bert", None, hidden_size=64, intermediate_size=256)
+    tensors = load_file(made.folder / "model.safetensors")
+    for name in list(tensors):
+        if name.endswith("intermediate.dense.weight"):
+            tensors[name] = tensors[name].bfloat16()
+    shutil.copytree(made.folder, tmp_path / "mixed")
+    save_file(tensors, tmp_path / "mixed" / "model.safetensors", {"format": "pt"})
+    out = tmp_path / "mixed.prn"
+    pack(PackSettings(model=str(tmp_path / "mixed"), out=str(out)))
+    packed = open_packed(out)
+    inputs = inputs_of(made.model(), lengths=(60, 40, 28))
+    runner = compile_model(packed, threads, isa=isa)
+    assert {entry["arithmetic"] for entry in runner.describe()} == {"bf16", "fp32"}
+    close(runner.run(*inputs), ReferenceRunner(packed).run(*inputs), 0.1)
 
 
 def test_sequences_do_not_see_each_other(tiny: Any) -> None:

@@ -23,6 +23,7 @@ SHAPES = [
     *((64, 256, 20, d) for d in (0.0, 0.001, 0.05, 0.2, 0.5, 0.9, 1.0)),
     (5, 7, 3, 1.0),
     (768, 768, 128, 0.1),
+    *((580, 1600, t, 0.1) for t in (16, 20, 65)),  # windows and tiles that end anywhere
     (0, 64, 4, 0.5),
     (16, 0, 4, 0.5),
 ]
@@ -77,7 +78,8 @@ def test_a_kernel_multiplies(arithmetic, kernel, shape):
 @pytest.mark.parametrize(("arithmetic", "kernel"), KERNELS)
 @pytest.mark.parametrize("block", [(4, 1), (1, 4)], ids=["4x1", "1x4"])
 @pytest.mark.parametrize(
-    "shape", [(1, 7, 3), (33, 130, 17), (64, 768, 64), (100, 1540, 40), (18, 3072, 5)]
+    "shape",
+    [(1, 7, 3), (33, 130, 17), (64, 768, 64), (100, 1540, 40), (580, 1600, 33), (18, 3072, 5)],
 )
 def test_blocks_of_weights(arithmetic, kernel, block, shape):
     rows, columns, tokens = shape

@@ -24,8 +24,9 @@ from transformers import (
 from prunella import settings as s
 from prunella.checkpoint import open_checkpoint
 from prunella.errors import InputError
+from prunella.hub import fetch
 from prunella.inspection import inspect
-from prunella.models import fetch, load_finished
+from prunella.models import load_finished
 from prunella.packing import pack, unpack
 from prunella.stages import examples as examples_module
 from prunella.stages.evaluate import Evaluation, evaluate

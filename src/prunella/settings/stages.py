@@ -257,7 +257,7 @@ class PackSettings(Settings):
     embeddings: Literal["fp32", "bf16", "int8"] = "fp32"
     """Embedding tables: exact, or rounded to bf16 or to int8 by row."""
     backbone: str | None = None
-    """Checkpoint folder that the model was made from: leave out what is the same there, such as frozen embeddings. The file is then only for `unpack --backbone`."""
+    """Checkpoint folder or Hub name that the model was made from: leave out what is the same there, such as frozen embeddings. The file is then only for `unpack --backbone`."""
 
 
 class EvaluateSettings(TaskSettings):
@@ -320,7 +320,7 @@ class UnpackSettings(OutputSettings):
     model: str
     """Packed file."""
     backbone: str | None = None
-    """Checkpoint folder that the file builds on, if it was packed with --backbone."""
+    """Checkpoint folder or Hub name that the file builds on, if it was packed with --backbone."""
 
 
 class ExportSettings(Settings):

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from prunella.checkpoint import Checkpoint
 from prunella.data.corpus import Corpus
 from prunella.errors import InputError
+from prunella.hub import fetch
 from prunella.models import (
     copy_head,
-    fetch,
     load_encoder,
     load_masked_lm,
     load_tokenizer,

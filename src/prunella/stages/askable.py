@@ -19,7 +19,8 @@ from prunella.engine.batching import micro_batches
 from prunella.engine.model import BATCH_TOKENS, load
 from prunella.engine.runner import Runner
 from prunella.errors import InputError
-from prunella.models import fetch, load_config, load_finished, pad_id
+from prunella.hub import fetch
+from prunella.models import load_config, load_finished, pad_id
 from prunella.packed.read import open_packed
 from prunella.stages.examples import Examples
 from prunella.training.task import predict_logits

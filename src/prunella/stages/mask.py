@@ -11,8 +11,8 @@ from transformers import set_seed
 
 from prunella.checkpoint import Checkpoint, open_checkpoint
 from prunella.errors import InputError
+from prunella.hub import fetch
 from prunella.mask_application import MASK_FILE, entropy_bytes, save_mask
-from prunella.models import fetch
 from prunella.packed.mask_file import open_mask
 from prunella.roles import is_embedding, role_of
 from prunella.settings import MaskSettings, PruningSettings

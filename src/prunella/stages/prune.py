@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError
-from prunella.models import fetch, load_tokenizer, set_dropout
+from prunella.hub import fetch
+from prunella.models import load_tokenizer, set_dropout
 from prunella.processes import world_size
 from prunella.settings import PruneSettings
 from prunella.sparsity.criterion import criterion_kind

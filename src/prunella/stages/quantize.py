@@ -9,7 +9,8 @@ from transformers import set_seed
 from prunella import grid
 from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError
-from prunella.models import fetch, task_head
+from prunella.hub import fetch
+from prunella.models import task_head
 from prunella.quantization import finish, prepare, save_scales
 from prunella.settings import QuantizeSettings
 from prunella.sparsity.masks import Masks

@@ -20,8 +20,8 @@ from transformers import (
 from prunella.checkpoint import Checkpoint
 from prunella.data.vocabulary import train_wordpiece
 from prunella.errors import InputError, first_line
+from prunella.hub import fetch
 from prunella.models import (
-    fetch,
     keep_pooler,
     load_masked_lm,
     load_tokenizer,

@@ -9,7 +9,7 @@ from transformers import set_seed
 
 from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError
-from prunella.models import fetch
+from prunella.hub import fetch
 from prunella.settings import TransferSettings
 from prunella.sparsity.gradual import make_pruning, targets_to_prune
 from prunella.sparsity.masks import Masks

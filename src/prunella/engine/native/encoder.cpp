@@ -67,8 +67,9 @@ void Encoder::run(const std::int32_t* ids, const std::int32_t* types, std::size_
 void Encoder::divide_space(int most, std::size_t tokens) {
   const int hidden = shape.hidden, inner = shape.intermediate;
   const std::size_t rows = most + std::size_t{16}, embedded = projection ? (tokens + 16) * shape.embedding : 0;
-  // Matrices of floats may read their input while they write their output; the others have made a copy of it by then.
-  const bool apart = !shape.half;
+  // Matrices of one model may differ in their arithmetic.
+  const bool apart =
+      std::any_of(layers.begin(), layers.end(), [](const Layer& l) { return l.ffn_out->reads_while_writing(); });
   const int together = std::max(4 * hidden, inner), all = together + apart * hidden;
   if (pool_.threads() == 1) {
     space_.reserve(sizeof(float) * std::max(rows * all, embedded));

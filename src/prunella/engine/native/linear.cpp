@@ -81,6 +81,8 @@ class LinearOf final : public Linear {
     });
   }
 
+  bool reads_while_writing() const override { return std::is_same_v<Input, float>; }
+
   LinearInfo info() const override {
     std::size_t bytes = bias_.bytes() + scale_.bytes() + row_sums_.bytes() + dense_.bytes();
     for (const auto& prepared : prepared_)

@@ -41,6 +41,8 @@ class Linear {
   virtual void run(const Vector& vector, Pool& pool, Workspace& work, const float* x, std::ptrdiff_t stride, int tokens,
                    Activation activation, float* out, std::ptrdiff_t out_stride) const = 0;
   virtual LinearInfo info() const = 0;
+  /// Whether run() may read x while it writes out; the others have made a copy of it by then.
+  virtual bool reads_while_writing() const = 0;
 };
 
 /// What int8 needs besides the codes: a scale for each row.
