@@ -79,7 +79,7 @@ void Encoder::divide_space(int most, std::size_t tokens) {
     y_ = {at + apart * rows * together, hidden};
     inner_ = {at, inner};
   } else {
-    const int stride = (all + 63) / 64 * 64 + 64;  // no power of two: rows would share cache sets
+    const int stride = ((all + 63) / 64 | 1) * 64;  // an odd multiple: else rows would share cache sets
     space_.reserve(sizeof(float) * std::max(rows * stride, embedded));
     float* at = space_.as<float>();
     qkv_ = inner_ = {at, stride};

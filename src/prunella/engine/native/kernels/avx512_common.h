@@ -2,7 +2,7 @@
 #pragma once
 #include <immintrin.h>
 
-#include "../kernel.h"
+#include "avx512.h"
 
 /// Arrays become registers only if the loops over them are unrolled early, which the compiler must be told.
 #define UNROLL _Pragma("GCC unroll 16")
