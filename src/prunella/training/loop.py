@@ -446,21 +446,27 @@ class _From(Sampler[int]):
 
 
 def _freeze(model: nn.Module, frozen: tuple[str, ...]) -> None:
-    for prefix in frozen:
-        names = [
-            n for n, _ in model.named_parameters() if n == prefix or n.startswith(prefix + ".")
-        ]
+    base = str(getattr(model, "base_model_prefix", ""))
+    for part in frozen:
+        # A bare encoder leaves out the prefix that the same encoder has under a head.
+        spellings = (part, f"{base}.{part}", part.removeprefix(f"{base}."))
+        names = next(filter(None, (_named(model, spelling) for spelling in spellings)), [])
         if not names:
             parts = {
                 ".".join(n.split(".")[:i]) for n, _ in model.named_parameters() for i in (1, 2)
             }
-            longer = sorted(part for part in parts if part.endswith(f".{prefix}"))
-            hint = f"did you mean '{longer[0]}'?" if longer else suggestion(prefix, sorted(parts))
+            longer = sorted(known for known in parts if known.endswith(f".{part}"))
+            hint = f"did you mean '{longer[0]}'?" if longer else suggestion(part, sorted(parts))
             raise InputError(
-                f"frozen: '{prefix}' names no parameter of {type(model).__name__}; {hint}"
+                f"frozen: '{part}' names no parameter of {type(model).__name__}; {hint}"
             )
         for name in names:
             model.get_parameter(name).requires_grad_(False)
+
+
+def _named(model: nn.Module, part: str) -> list[str]:
+    """The parameters of a module, by its name."""
+    return [n for n, _ in model.named_parameters() if n == part or n.startswith(part + ".")]
 
 
 def _reason(error: Exception) -> str:
