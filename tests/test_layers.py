@@ -18,7 +18,7 @@ ROOMS = (
     ("errors", "processes", "roles", "quiet"),
     ("settings", "packed", "together"),
     ("checkpoint", "grid", "validation", "report"),
-    ("backbones",),
+    ("backbones", "hub"),
     (
         "workspace",
         "packing",
@@ -53,7 +53,7 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 ALLOWED = {("training", "teacher_cache"), ("settings", "sparsity")}
 TORCH_FREE = (
     "errors processes together roles quiet settings packed checkpoint grid validation workspace "
-    "backbones packing inspection "
+    "backbones hub packing inspection "
     "mask_application "
     "engine rows columns prediction_files predicting "
     "bench.run bench.worker bench.engines bench.arms bench.rotation bench.table bench.workloads "
