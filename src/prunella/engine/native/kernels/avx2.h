@@ -5,17 +5,12 @@
 // Floats: one multiply-add for 8 tokens and a non-zero. 8-bit codes: "pairs", see avx2_pairs.cpp.
 #pragma once
 #include "../kernel.h"
+#include "row_window.h"
 
 namespace prunella {
 
-/// Rows are ordered by their number of non-zeros within groups of this many: loops of equal length are predictable.
-constexpr int kAvx2Group = 64;
-
-/// How the columns are cut.
-struct Avx2Blocks {
-  int count, width;
-};
-constexpr Avx2Blocks avx2_blocks(int columns, int widest) {
+/// Blocks of about equal width.
+constexpr ColumnBlocks avx2_blocks(int columns, int widest) {
   const int count = columns > widest ? (columns + widest - 1) / widest : 1;
   return {count, (columns + count - 1) / count};
 }
@@ -34,8 +29,8 @@ struct Avx2Groups {
   std::uint32_t weights[kPairs == 1 ? 1 : 4];
 };
 
-/// Both layouts, block after block, with a group's rows in an order of their own: parts [0] uint32, where each place's
-/// entries begin; [1] uint8, which row of its group comes at this place.
+/// Both layouts, block after block, with a window's rows in an order of their own: parts [0] uint32, where each place's
+/// entries begin; [1] uint8, which row of its window comes at this place.
 /// Floats: [2] uint16 offsets, in bytes, and [3] values, an even number a row. Bf16: [2] uint32, value << 16 | offset.
 template <class Weight>
 void prepare_avx2_floats(const Matrix<Weight>& matrix, Layout& layout);

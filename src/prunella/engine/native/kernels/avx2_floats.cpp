@@ -53,7 +53,7 @@ INLINE void add_row(const Entries& entries, std::uint32_t begin, std::uint32_t e
 template <int kRegisters, bool kFetch, class Entries>
 void tile(const Layout& layout, const char* x, int row_begin, int row_end, float* scratch) {
   const Entries entries(layout);
-  const Avx2Blocks blocks = avx2_blocks(layout.columns, kAvx2FloatBlock);
+  const ColumnBlocks blocks = avx2_blocks(layout.columns, kAvx2FloatBlock);
   for (int b = 0; b < blocks.count; ++b, x += sizeof(float) * kTile * blocks.width)
     each_row(layout, b, row_begin, row_end, [&](int row, std::uint32_t begin, std::uint32_t end) {
       add_row<kRegisters, kFetch>(entries, begin, end, x, b > 0, scratch + (row - row_begin) * kTile);
@@ -116,7 +116,7 @@ void arrange(const Input* rows, std::ptrdiff_t stride, int tokens, int columns, 
 
 template <class Input, class Entries>
 constexpr Kernel<Input, Input, float> floats(const char* name) {
-  return {name,  Isa::avx2, false, kAvx2Group, 128, prepare_avx2_floats<Input>, arranged_size<Input>, arrange<Input>,
+  return {name,  Isa::avx2, false, kRowWindow, 128, prepare_avx2_floats<Input>, arranged_size<Input>, arrange<Input>,
           multiply<Input, Entries>};
 }
 

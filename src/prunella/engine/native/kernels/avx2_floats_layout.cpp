@@ -1,4 +1,5 @@
-#include "avx2_order.h"
+#include "avx2.h"
+#include "row_order.h"
 
 namespace prunella {
 
@@ -6,7 +7,7 @@ template <class Weight>
 void prepare_avx2_floats(const Matrix<Weight>& matrix, Layout& layout) {
   constexpr bool kHalf = sizeof(Weight) == 2;
   constexpr int kFeatureBytes = 32 * sizeof(float);
-  const Avx2Blocks blocks = avx2_blocks(matrix.columns, kAvx2FloatBlock);
+  const ColumnBlocks blocks = avx2_blocks(matrix.columns, kAvx2FloatBlock);
   const std::size_t most = matrix.starts[matrix.rows] + static_cast<std::size_t>(blocks.count) * matrix.rows;
   layout.parts[2] = Buffer(most * (kHalf ? 4 : 2));
   layout.parts[3] = Buffer(kHalf ? 0 : most * 4);

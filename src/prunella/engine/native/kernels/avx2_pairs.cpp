@@ -80,7 +80,7 @@ template <int kPairs, int kHalves>
 void tile(const Layout& layout, const char* x, int row_begin, int row_end, std::int32_t* scratch) {
   const auto* groups = layout.parts[kPairs == 2 ? 2 : 4].as<Avx2Groups<kPairs>>();
   const auto* starts = layout.parts[3].as<std::int32_t>();
-  const Avx2Blocks blocks = avx2_blocks(layout.columns, kAvx2PairsBlock);
+  const ColumnBlocks blocks = avx2_blocks(layout.columns, kAvx2PairsBlock);
   for (int b = 0; b < blocks.count; ++b, x += kTile * blocks.width)
     each_row(layout, b, row_begin, row_end, [&](int row, std::uint32_t begin, std::uint32_t end) {
       add_row<kPairs, kHalves>(groups + begin, groups + end, x, b ? nullptr : starts + row,
@@ -143,7 +143,7 @@ void arrange(const std::uint8_t* rows, std::ptrdiff_t stride, int tokens, int co
 
 }  // namespace
 
-const Int8Kernel int8_avx2 = {"avx2 pairs", Isa::avx2,     false,   kAvx2Group, 128, prepare_avx2_pairs,
+const Int8Kernel int8_avx2 = {"avx2 pairs", Isa::avx2,     false,   kRowWindow, 128, prepare_avx2_pairs,
                               arranged_size, arrange, multiply};
 
 }  // namespace prunella

@@ -1,4 +1,5 @@
-#include "avx2_order.h"
+#include "avx2.h"
+#include "row_order.h"
 
 namespace prunella {
 namespace {
@@ -85,8 +86,8 @@ Avx2Groups<kPairs> joined(const Group& first, const Group& second) {
 }
 
 template <int kPairs>
-Buffer make_entries(const Matrix<std::int8_t>& matrix, Avx2Blocks blocks, Layout& layout) {
-  std::array<std::vector<Group>, kAvx2Group> groups;
+Buffer make_entries(const Matrix<std::int8_t>& matrix, ColumnBlocks blocks, Layout& layout) {
+  std::array<std::vector<Group>, kRowWindow> groups;
   std::vector<Avx2Groups<kPairs>> entries;
   entries.reserve(matrix.starts[matrix.rows] / (3 * kPairs));
   const auto count = [&](int slot, int block, std::int32_t begin, std::int32_t end) {
@@ -120,7 +121,7 @@ bool fours_pay(const Matrix<std::int8_t>& matrix) {
 }  // namespace
 
 void prepare_avx2_pairs(const Matrix<std::int8_t>& matrix, Layout& layout) {
-  const Avx2Blocks blocks = avx2_blocks(matrix.columns, kAvx2PairsBlock);
+  const ColumnBlocks blocks = avx2_blocks(matrix.columns, kAvx2PairsBlock);
   if (fours_pay(matrix))
     layout.parts[2] = make_entries<2>(matrix, blocks, layout);
   else

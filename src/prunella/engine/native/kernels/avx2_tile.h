@@ -50,7 +50,7 @@ INLINE void each_row(const Layout& layout, int block, int row_begin, int row_end
   const std::size_t base = static_cast<std::size_t>(block) * layout.rows;
   const auto* begins = layout.parts[0].as<std::uint32_t>() + base;
   const auto* order = layout.parts[1].as<std::uint8_t>() + base;
-  for (int p = row_begin; p < row_end; ++p) row(p / kAvx2Group * kAvx2Group + order[p], begins[p], begins[p + 1]);
+  for (int p = row_begin; p < row_end; ++p) row(p / kRowWindow * kRowWindow + order[p], begins[p], begins[p + 1]);
 }
 
 }  // namespace

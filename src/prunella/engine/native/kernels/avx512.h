@@ -1,12 +1,9 @@
 // Kernels for AVX-512 with VNNI, VBMI, VBMI2 and BF16.
 #pragma once
 #include "../kernel.h"
+#include "row_window.h"
 
 namespace prunella {
-
-/// Rows that quad and lanes pass in the order of their counts: where loops of consecutive rows are of one length, the
-/// processor foresees their ends. In a model every row is new to it, and a wrong guess costs as much as four groups.
-constexpr int kRowWindow = 64;
 
 // ---- quad and blocks: four non-zeros of a row together, tokens in lanes ----
 
@@ -66,8 +63,8 @@ extern const Fp32Kernel fp32_avx512_lookup;
 /// Columns whose activations stay close while rows pass over them: fewer cost more in sums than they save in cache.
 constexpr int kSpanTile = 384;
 
-/// parts: [0] uint32, where each row begins in each tile of columns: [tile][rows, to a multiple of 16, and one];
-/// [1] uint16, columns within the tile; [2] the weights; [3] uint8, each row's place in its window. A row takes a multiple
+/// parts: [0] uint32, where each row begins in each tile of columns: [tile][rows, to a multiple of 16], and the end;
+/// [1] uint8, each row's place in its window; [2] uint16, columns within the tile; [3] the weights. A row takes a multiple
 /// of kTogether.
 template <class Weight, int kTogether>
 void prepare_spans(const Matrix<Weight>& matrix, Layout& layout);

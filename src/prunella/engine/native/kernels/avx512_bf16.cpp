@@ -111,13 +111,14 @@ template <class T, int kWidth>
 void multiply_as(const Layout& layout, const std::uint16_t* inputs, int tokens, int row_begin, int row_end,
                  float* sums, std::ptrdiff_t sum_stride) {
   const auto* begins = layout.parts[0].as<std::uint32_t>();
-  const auto* columns = layout.parts[1].as<std::uint16_t>();
-  const auto* places = layout.parts[3].as<std::uint8_t>();
-  const auto* weights = layout.parts[2].as<std::int32_t>();  // pairs
+  const auto* places = layout.parts[1].as<std::uint8_t>();
+  const auto* columns = layout.parts[2].as<std::uint16_t>();
+  const auto* weights = layout.parts[3].as<std::int32_t>();  // pairs
   const int tiles = (layout.columns + kTile - 1) / kTile, rows = round_up(layout.rows, 16);
   const auto row = [&](int tile, int r, float* window) {
-    const std::uint32_t* at = begins + static_cast<std::size_t>(tile) * (rows + 1) + r;
-    auto* out = window + places[static_cast<std::size_t>(tile) * rows + r] * kWidth;
+    const std::size_t place = static_cast<std::size_t>(tile) * rows + r;
+    const std::uint32_t* at = begins + place;
+    auto* out = window + places[place] * kWidth;
     row_sums<T, kWidth>(inputs + static_cast<std::size_t>(tile) * kTile * kWidth, columns + at[0],
                         weights + at[0] / 2, static_cast<int>(at[1] - at[0]) / 2, tile > 0, out);
   };

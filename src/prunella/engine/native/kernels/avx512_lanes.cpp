@@ -86,15 +86,16 @@ template <class L, int kWidth>
 void multiply_as(const Layout& layout, const typename L::Input* inputs, int tokens, int row_begin, int row_end,
                  typename L::Sum* sums, std::ptrdiff_t sum_stride) {
   const auto* begins = layout.parts[0].as<std::uint32_t>();
-  const auto* columns = layout.parts[1].as<std::uint16_t>();
-  const auto* places = layout.parts[3].as<std::uint8_t>();
-  const auto* weights = layout.parts[2].as<typename L::Sum>();
+  const auto* places = layout.parts[1].as<std::uint8_t>();
+  const auto* columns = layout.parts[2].as<std::uint16_t>();
+  const auto* weights = layout.parts[3].as<typename L::Sum>();
   const auto* x = reinterpret_cast<const char*>(inputs);
   const int across = (layout.columns + L::kColumns - 1) / L::kColumns;
   const int tiles = (across + kTile - 1) / kTile, rows = round_up(layout.rows, 16);
   const auto row = [&](int tile, int r, typename L::Sum* window) {
-    const std::uint32_t* at = begins + static_cast<std::size_t>(tile) * (rows + 1) + r;
-    auto* out = window + places[static_cast<std::size_t>(tile) * rows + r] * kWidth;
+    const std::size_t place = static_cast<std::size_t>(tile) * rows + r;
+    const std::uint32_t* at = begins + place;
+    auto* out = window + places[place] * kWidth;
     row_sums<L, kWidth>(x + static_cast<std::size_t>(tile) * kTile * kWidth * 4, columns + at[0], weights + at[0],
                         static_cast<int>(at[1] - at[0]), tile > 0, out);
   };

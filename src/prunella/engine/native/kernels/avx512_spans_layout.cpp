@@ -1,58 +1,40 @@
-#include <algorithm>
-#include <numeric>
-#include <vector>
-
 #include "avx512.h"
+#include "row_order.h"
 
 namespace prunella {
 
 template <class Weight, int kTogether>
 void prepare_spans(const Matrix<Weight>& matrix, Layout& layout) {
-  constexpr int kTile = kSpanTile;
-  layout.rows = matrix.rows;
-  layout.columns = matrix.columns;
-  const int tiles = (matrix.columns + kTile - 1) / kTile, rows = (matrix.rows + 15) / 16 * 16;
-  layout.parts[0] = Buffer(sizeof(std::uint32_t) * tiles * (rows + 1));
+  // As if there were rows of zeros up to a multiple of 16, which the kernels pass as well.
+  const int rows = (matrix.rows + 15) / 16 * 16;
+  std::vector<std::int32_t> starts(matrix.starts, matrix.starts + matrix.rows + 1);
+  starts.resize(rows + 1, starts.back());
+  const ColumnBlocks tiles{(matrix.columns + kSpanTile - 1) / kSpanTile, kSpanTile};
   std::vector<std::uint16_t> columns;
   std::vector<Weight> weights;
-  columns.reserve(static_cast<std::size_t>(matrix.starts[matrix.rows]) +
-                  static_cast<std::size_t>(kTogether) * tiles * matrix.rows);
+  columns.reserve(starts.back() + static_cast<std::size_t>(kTogether) * tiles.count * matrix.rows);
   weights.reserve(columns.capacity());
-  std::vector<std::int32_t> at(matrix.starts, matrix.starts + matrix.rows), end(at);
-  layout.parts[3] = Buffer(static_cast<std::size_t>(tiles) * rows);
-  std::vector<int> order(kRowWindow);
-  for (int tile = 0; tile < tiles; ++tile) {
-    auto* begins = layout.parts[0].as<std::uint32_t>() + static_cast<std::size_t>(tile) * (rows + 1);
-    auto* places = layout.parts[3].as<std::uint8_t>() + static_cast<std::size_t>(tile) * rows;
-    for (int r = 0; r < matrix.rows; ++r)
-      while (end[r] < matrix.starts[r + 1] && matrix.indices[end[r]] < (tile + 1) * kTile) ++end[r];
-    for (int first = 0; first < rows; first += kRowWindow) {
-      const int count = std::min(kRowWindow, rows - first);
-      const auto length = [&](int i) { return first + i < matrix.rows ? end[first + i] - at[first + i] : 0; };
-      std::iota(order.begin(), order.begin() + count, 0);
-      std::stable_sort(order.begin(), order.begin() + count, [&](int a, int b) { return length(a) < length(b); });
-      for (int i = 0; i < count; ++i) {
-        begins[first + i] = static_cast<std::uint32_t>(columns.size());
-        places[first + i] = static_cast<std::uint8_t>(order[i]);
-        const int r = first + order[i];
-        if (r >= matrix.rows) continue;
-        for (; at[r] < end[r]; ++at[r]) {
-          columns.push_back(static_cast<std::uint16_t>(matrix.indices[at[r]] - tile * kTile));
-          weights.push_back(matrix.values[at[r]]);
-        }
-        while (columns.size() % kTogether) {
-          columns.push_back(columns.back());
-          weights.push_back(Weight{});
-        }
-      }
+  const auto count = [](int, int, std::int32_t begin, std::int32_t end) {
+    return static_cast<std::uint32_t>(end - begin + kTogether - 1) / kTogether * kTogether;
+  };
+  const auto append = [&](int, int tile, std::int32_t begin, std::int32_t end) {
+    for (std::int32_t i = begin; i < end; ++i) {
+      columns.push_back(static_cast<std::uint16_t>(matrix.indices[i] - tile * kSpanTile));
+      weights.push_back(matrix.values[i]);
     }
-    begins[rows] = static_cast<std::uint32_t>(columns.size());
-  }
-  layout.parts[1] = Buffer(columns.size() * sizeof(std::uint16_t));
-  layout.parts[2] = Buffer(weights.size() * sizeof(Weight));
+    while (columns.size() % kTogether) {
+      columns.push_back(columns.back());
+      weights.push_back(Weight{});
+    }
+  };
+  order_rows(Matrix<Weight>{rows, matrix.columns, starts.data(), matrix.indices, matrix.values}, tiles, layout, count,
+             append);
+  layout.rows = matrix.rows;
+  layout.parts[2] = Buffer(columns.size() * sizeof(std::uint16_t));
+  layout.parts[3] = Buffer(weights.size() * sizeof(Weight));
   if (columns.empty()) return;
-  __builtin_memcpy(layout.parts[1].as<char>(), columns.data(), columns.size() * sizeof(std::uint16_t));
-  __builtin_memcpy(layout.parts[2].as<char>(), weights.data(), weights.size() * sizeof(Weight));
+  __builtin_memcpy(layout.parts[2].as<char>(), columns.data(), columns.size() * sizeof(std::uint16_t));
+  __builtin_memcpy(layout.parts[3].as<char>(), weights.data(), weights.size() * sizeof(Weight));
 }
 
 template void prepare_spans<float, 1>(const Matrix<float>&, Layout&);
