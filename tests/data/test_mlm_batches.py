@@ -202,6 +202,18 @@ def test_lengths_and_pairs_come_in_the_shares_asked_for(
         assert abs(lengths[length] / short - 1 / 3) < 5 * (2 / 9 / short) ** 0.5
 
 
+@pytest.mark.parametrize(
+    ("length", "shorter"),
+    [(8, set()), (12, {8}), (16, {8}), (48, {24, 12, 8}), (128, {64, 32, 16}),
+     (200, {100, 50, 25}), (256, {128, 64, 32, 16}), (512, {256, 128, 64, 32, 16})],
+)  # fmt: skip
+def test_short_rows_reach_the_length_of_a_sentence(
+    corpus: Corpus, length: int, shorter: set[int]
+) -> None:
+    batches = batches_of(corpus, batch_tokens=1024, length=length, short_share=0.9, count=200)
+    assert {batches[i]["input_ids"].shape[1] for i in range(200)} == {length} | shorter
+
+
 @pytest.mark.parametrize("info", [BERT, ROBERTA])
 def test_pairs_have_the_tokenizers_form(tmp_path: Path, info: TokenizerInfo) -> None:
     corpus = corpus_of([2000], tmp_path)

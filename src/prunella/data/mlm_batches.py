@@ -22,6 +22,7 @@ IGNORED = -100
 """The label of a token whose prediction does not count."""
 
 _SHAPES, _ORDER, _BATCH = range(3)  # what a random stream is for
+_SHORT = 16  # tokens of a short sentence
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ class MlmBatches:
     """A batch source of `count` micro-batches of about `batch_tokens` tokens each.
 
     With probability 1 - short_share a micro-batch has batch_tokens // length rows of `length`
-    tokens; otherwise rows of length/2, length/4 or length/8 (at least 8), as many more of them:
-    pruned students reproduce short sequences worst, so they must see them. A share `pair_share`
+    tokens; otherwise rows of length/2, length/4 or length/8 (at least 8; of long blocks half of
+    that, and so on down to 16, the length of a sentence), as many more of them: pruned students reproduce short sequences worst, so they must see them. A share `pair_share`
     of the short ones is made of pairs, cut at random: cls a sep b sep.
 
     Masking is dynamic (BERT, arXiv 1810.04805, section 3.1; RoBERTa, arXiv 1907.11692, section
@@ -323,9 +324,10 @@ def _generator(seed: int, purpose: int, number: int) -> np.random.Generator:
 
 def _shapes(batch_tokens: int, length: int, separators: int) -> list[_Shape]:
     """The full shape, then for each shorter length one of single texts and one of pairs."""
-    shorter = sorted({max(8, length // part) for part in (2, 4, 8)} - {length}, reverse=True)
+    halved = [length // 2**halvings for halvings in range(1, length.bit_length())]
+    shorter = {max(8, short) for i, short in enumerate(halved) if i < 3 or short >= _SHORT}
     shapes = [_Shape(batch_tokens // length, length, False, length - 2)]
-    for short in (short for short in shorter if short < length):
+    for short in sorted((short for short in shorter if short < length), reverse=True):
         rows = batch_tokens // short
         shapes.append(_Shape(rows, short, False, short - 2))
         shapes.append(_Shape(rows, short, True, short - 2 - separators))
