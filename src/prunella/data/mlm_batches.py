@@ -101,8 +101,9 @@ class MlmBatches:
 
     With probability 1 - short_share a micro-batch has batch_tokens // length rows of `length`
     tokens; otherwise rows of length/2, length/4 or length/8 (at least 8; of long blocks half of
-    that, and so on down to 16, the length of a sentence), as many more of them: pruned students reproduce short sequences worst, so they must see them. A share `pair_share`
-    of the short ones is made of pairs, cut at random: cls a sep b sep.
+    that, and so on down to 16, the length of a sentence), as many more of them: pruned students
+    reproduce short sequences worst, so they must see them. A share `pair_share` of the short ones
+    is made of pairs, cut at random: cls a sep b sep.
 
     Masking is dynamic (BERT, arXiv 1810.04805, section 3.1; RoBERTa, arXiv 1907.11692, section
     4.1): each ordinary token is chosen with `mask_probability`, at least one in a batch; of the
