@@ -325,8 +325,8 @@ def _generator(seed: int, purpose: int, number: int) -> np.random.Generator:
 
 def _shapes(batch_tokens: int, length: int, separators: int) -> list[_Shape]:
     """The full shape, then for each shorter length one of single texts and one of pairs."""
-    halved = [length // 2**halvings for halvings in range(1, length.bit_length())]
-    shorter = {max(8, short) for i, short in enumerate(halved) if i < 3 or short >= _SHORT}
+    halvings = max(3, (length // _SHORT).bit_length() - 1)
+    shorter = {max(8, length >> times) for times in range(1, halvings + 1)}
     shapes = [_Shape(batch_tokens // length, length, False, length - 2)]
     for short in sorted((short for short in shorter if short < length), reverse=True):
         rows = batch_tokens // short
