@@ -98,10 +98,10 @@ def test_what_was_not_run_is_shown_as_such(tmp_path: Path) -> None:
     assert rows["dense"][-2:] == ["", "`--only dense`"]
     assert rows["pruned upstream, 90 %"][0] == "57.00 (1)"
     assert rows["pruned upstream, 90 %"][-2] == "−5.00"
-    assert "pruned upstream by magnitude, 95 %" not in rows
+    assert "pruned upstream, 95 %" not in rows
     table = tables.quality_table(study, "fp32", [(DENSE, True)])
     assert table.endswith("NLI-LitL (for MNLI); SQuAD dev-48.")
-    assert "Not run yet: pruned upstream, 85 %; pruned upstream by magnitude, 95 %; " in table
+    assert "Not run yet: pruned upstream, 85 %; pruned upstream, 95 %; " in table
     assert tables.quality_table(study, "int8", []) == tables.NOT_YET
     sizes = lines_of(tables.size_table(study))
     assert sizes["pruned upstream, 90 %, fp32"][0].startswith("10.0 % ")
