@@ -26,6 +26,7 @@ Family = Literal[
     "sparse",
     "sparse-longer",
     "sparse-taught",
+    "task-time",
     "gmp",
     "one-shot",
     "fewer-layers",
