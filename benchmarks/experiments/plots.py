@@ -39,6 +39,7 @@ _ASIDE = {
     ("one-shot", "fp32"): 0.96,
     ("task-time", "fp32"): 0.98,
 }
+_STEP = 1.035  # from one method to the next at the same level
 
 
 def sparsity_plot(study: Study) -> Block:
@@ -61,9 +62,9 @@ def sparsity_plot(study: Study) -> Block:
         found = study.scores.difference(arm, dense, tasks, relative=True) if arm in arms else None
         if found:
             share = 100 * (1 - entries[arm.model].sparsity)
-            aside = _ASIDE.get((family, arm.weights), 1.0)
             name = f"{_FAMILIES[family]}, {arm.weights}"
-            point = {"label": "", "family": name, "kept": share * aside}
+            aside = _ASIDE.get((family, arm.weights), 1.0)
+            point = {"label": "", "family": name, "kept": share, "aside": aside}
             points.append(point | _interval(found.spread, above=100))
     title = "Share of the dense model's quality, %"
     svg = quality_against(points, _KEPT, title=title, legend_inside=True, size=_WIDE)
@@ -83,9 +84,14 @@ def level_plots(study: Study) -> Block:
                 kept = 100 * (1 - described.sparsity)
                 name = described.method or described.title
                 points.append({"label": "", "family": name, "kept": kept} | _interval(spread))
-        if any(point["kept"] < 100 for point in points):
+        pruned = [point for point in points if point["kept"] < 100]
+        methods = list(dict.fromkeys(point["family"] for point in pruned))
+        for point in pruned:
+            point["aside"] = _STEP ** (methods.index(point["family"]) - (len(methods) - 1) / 2)
+        if pruned:
             svg = quality_against(points, _KEPT, title=entry.title, legend_inside=True, size=_WIDE)
-            told = f"{entry.title}: quality against the weights kept. Bars: one standard deviation."
+            told = f"{entry.title}: quality against the weights kept, equal shares side by side. "
+            told += "Bars: one standard deviation."
             drawn[f"results-{study.matrix.name}-{task}.svg"] = _Drawing(svg, told, points)
     return _shown(drawn) if drawn else NOT_YET
 

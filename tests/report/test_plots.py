@@ -185,6 +185,22 @@ def test_families_are_named_in_a_legend_and_on_hover():
     assert "<ul" not in plots.quality_against_size(POINTS)
 
 
+def test_more_families_than_colours_still_differ():
+    points = [{**POINTS[0], "family": f"f{number}"} for number in range(20)]
+    legend = parse(plots.quality_against_size(points)).find(f"{SVG}ul")
+    assert legend is not None
+    looks = {(item[0].get("style"), item[0].text) for item in legend}
+    assert len(legend) == len(looks) == 20
+
+
+def test_a_point_drawn_aside_tells_its_true_cost():
+    points = [{**POINTS[0], "family": "f"}, {**POINTS[0], "family": "g", "aside": 1.05}]
+    svg = parse(plots.quality_against_size(points))[1]
+    (x0, _, tip0), (x1, _, tip1) = json.loads(str(svg.get("data-points")))
+    assert x1 > x0
+    assert tip0.splitlines()[1:] == tip1.splitlines()[1:]
+
+
 def test_one_point_is_enough_and_none_is_an_error():
     assert "dense" in texts(plots.quality_against_size(POINTS[:1]))
     with pytest.raises(ValueError, match="no points"):

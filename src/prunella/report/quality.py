@@ -20,6 +20,7 @@ from prunella.report.drawing import INK, MUTED, SERIES
 from prunella.report.tables import human_bytes
 
 _MARKERS, _SIGNS = "osD^vPX*", "●■◆▲▼✚✖★"
+_SHORT_NAME = 20  # letters: three columns of such names fit into a legend
 # Where a label may stand: offset in points, and how the text is anchored there. Best first.
 _PLACES = (
     (8, 0, "left", "center"),
@@ -73,7 +74,8 @@ def quality_against(
     Args:
         points: Mappings with "label" (may be empty), the cost, "quality", and "low" and "high" of
             its interval (None or absent: no interval). Points of one "family" (optional) share
-            colour and mark, are joined by a line and have an entry in a legend.
+            colour and mark, are joined by a line and have an entry in a legend. "aside" (optional,
+            a factor) draws a point beside its cost, so that equal ones do not hide each other.
         cost: What it is drawn against.
         title: Heading: what quality means.
         legend_inside: Draw the legend into the picture; otherwise it is a list before it, for a
@@ -96,13 +98,13 @@ def quality_against(
             _family(axes, sorted(members, key=lambda p: p[cost.key]), cost, number)
         axes.set_title(title)
         axes.set_xlabel(cost.label)
-        _cost_axis(axes, [point[cost.key] for point in points], cost)
+        _cost_axis(axes, [_place(point, cost) for point in points], cost)
         axes.margins(y=0.14)
         if named and legend_inside:
             _legend(figure, families)
         figure.draw_without_rendering()
         _name_points(axes, [point for point in points if point["label"]], cost)
-        tips = [(point[cost.key], point["quality"], _tip(point, cost)) for point in points]
+        tips = [(_place(point, cost), point["quality"], _tip(point, cost)) for point in points]
         svg = drawing.to_svg(figure, tips)
     if not named or legend_inside:
         return svg
@@ -111,33 +113,44 @@ def quality_against(
     )
 
 
+def _place(point: Mapping[str, Any], cost: Cost) -> float:
+    """Where a point stands on the axis of costs."""
+    return point[cost.key] * point.get("aside", 1.0)
+
+
+def _look(number: int) -> tuple[int, int]:
+    """Indices of the nth family's colour and mark: no two of the first 64 share both."""
+    rounds, colour = divmod(number, len(SERIES))
+    return colour, (colour + rounds) % len(_MARKERS)
+
+
 def _legend(figure: Figure, families: Sequence[str]) -> None:
+    looks = [_look(number) for number in range(len(families))]
     handles = [
-        Line2D([], [], color=SERIES[n % len(SERIES)], marker=_MARKERS[n % len(_MARKERS)], lw=1)
-        for n in range(len(families))
+        Line2D([], [], color=SERIES[colour], marker=_MARKERS[mark], lw=1) for colour, mark in looks
     ]
+    columns = 3 if max(map(len, families)) <= _SHORT_NAME else 2
     figure.legend(
-        handles, families, loc="outside upper left", ncols=2, frameon=False, labelcolor=MUTED,
+        handles, families, loc="outside upper left", ncols=columns, frameon=False, labelcolor=MUTED,
         fontsize=9, handlelength=1.6, columnspacing=1.4, borderaxespad=0,
     )  # fmt: skip
 
 
 def _family_item(number: int, name: str) -> str:
-    colour = f"var(--series-{number % len(SERIES) + 1})"
-    sign = f'<span aria-hidden="true" style="color: {colour}">{_SIGNS[number % len(_SIGNS)]}</span>'
+    colour, mark = _look(number)
+    style = f"color: var(--series-{colour + 1})"
+    sign = f'<span aria-hidden="true" style="{style}">{_SIGNS[mark]}</span>'
     return f"<li>{sign}{escape(name)}</li>"
 
 
 def _family(axes: Axes, members: Sequence[Mapping[str, Any]], cost: Cost, number: int) -> None:
-    colour = SERIES[number % len(SERIES)]
-    costs, quality = [p[cost.key] for p in members], [p["quality"] for p in members]
+    colour, mark = _look(number)
+    costs, quality = [_place(p, cost) for p in members], [p["quality"] for p in members]
     for point in members:
         if point.get("low") is not None and point.get("high") is not None:
             ends = [point["low"], point["high"]]
-            axes.plot([point[cost.key]] * 2, ends, color=colour, lw=1.3)
-    axes.plot(
-        costs, quality, color=colour, lw=1, ls="-", marker=_MARKERS[number % len(_MARKERS)], ms=6.5
-    )
+            axes.plot([_place(point, cost)] * 2, ends, color=SERIES[colour], lw=1.3)
+    axes.plot(costs, quality, color=SERIES[colour], lw=1, ls="-", marker=_MARKERS[mark], ms=6.5)
 
 
 def _cost_axis(axes: Axes, values: Sequence[float], cost: Cost) -> None:
@@ -183,7 +196,7 @@ def _name_points(axes: Axes, points: Sequence[Mapping[str, Any]], cost: Cost) ->
         options = []
         for x, y, horizontal, vertical in _PLACES:
             text = axes.annotate(
-                point["label"], (point[cost.key], point["quality"]), (x, y),
+                point["label"], (_place(point, cost), point["quality"]), (x, y),
                 textcoords="offset points", ha=horizontal, va=vertical, color=INK, fontsize=9,
                 annotation_clip=False, in_layout=False,
             )  # fmt: skip
