@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from benchmarks.experiments.cell import Place, models_of
-from benchmarks.experiments.matrix import STAGES, Weights, joined, load_matrix, names
+from benchmarks.experiments.matrix import STAGES, Cell, Weights, joined, load_matrix, names
 from benchmarks.experiments.records import RESULTS, Mode
 from benchmarks.experiments.runner import Runner
 from prunella.errors import InputError
@@ -50,8 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         runner = Runner(matrix, place, weights, keep=given.keep or bool(given.tune), say=_say)
         if given.list:
             for cell in cells:
-                missing = runner.missing(cell)
-                print(f"{cell.name:<40} {'to run: ' + ', '.join(missing) if missing else 'there'}")
+                print(f"{cell.name:<40} {_status(runner, cell)}")
             return 0
         runner.run(cells)
     except InputError as error:
@@ -108,6 +107,14 @@ def _changes(given: list[str]) -> dict[str, Any]:
             nested = {part: nested}
         found = joined(found, {stage: nested})
     return found
+
+
+def _status(runner: Runner, cell: Cell) -> str:
+    try:
+        missing = runner.missing(cell)
+    except InputError as error:
+        return f"cannot be run: {error}"
+    return f"to run: {', '.join(missing)}" if missing else "there"
 
 
 def _say(line: str) -> None:

@@ -245,6 +245,19 @@ def test_the_command_line_explains_what_is_wrong(
         assert message in capsys.readouterr().err
 
 
+def test_a_list_shows_all_cells_also_those_without_a_checkpoint(
+    tmp_path: Path, tiny_checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(f"dense: {tiny_checkpoint('bert', 'base')}\n", encoding="utf-8")
+    options = ["--models", str(models), "--data", str(tmp_path), "--results", str(tmp_path)]
+    assert main(["prune-ofa", *options, "--only", "*/rte/0", "--list"]) == 0
+    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert said["dense/rte/0"].endswith(" to run: fp32, int8")
+    assert "cannot be run: " in said["sparse-90/rte/0"]
+    assert "no folder" in said["sparse-90/rte/0"]
+
+
 def test_start_checkpoints_are_told_apart_by_their_contents(
     matrix: Callable[..., Matrix], place: Place, tiny_checkpoint: Callable[..., Path]
 ) -> None:
