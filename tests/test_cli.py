@@ -243,6 +243,7 @@ def test_log_and_trackers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     rows = [json.loads(x) for x in Path(bench.out(), "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3]
     assert {"loss", "learning_rate", "sparsity", "tokens", "seconds"} <= rows[0].keys()
+    assert "epoch" not in rows[0]  # the Trainer's is a share of the run
     assert rows[0]["sparsity"] == pytest.approx(0.9, abs=1e-3)
     answer = bench(*bench.prune("--report-to", "clearml", out=bench.out("other")))
     assert seen == [[], ["clearml"]]

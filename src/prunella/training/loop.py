@@ -318,6 +318,7 @@ class _Trainer(Trainer):
         tokens = self._tokens()
         if is_main():
             row = {"run": self.plan.label, "step": self.state.global_step, **logs}
+            row.pop("epoch", None)  # the Trainer takes the whole run for one
             row |= {"tokens": tokens, "seconds": round(self._seconds(), 2)}
             with self.plan.log.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
