@@ -371,7 +371,7 @@ MODELS: dict[str, Case] = {
     ),
     "a head of other labels": (
         lambda b: b.transfer(model=b.model("bert", "classifier", labels=3)),
-        ("3 outputs", "2 (bad, good)"),
+        ("3 outputs", "the task 2 (bad, good)"),
     ),
     "a dense model, lock insisted on": (
         lambda b: b.transfer("--lock", "on"),

@@ -197,8 +197,9 @@ def test_above_the_limit_states_are_computed_each_time(
     for found in (first, second):
         assert found.logits is not None
         assert torch.equal(found.logits, live.logits)  # type: ignore[arg-type]
-        assert same(Features(None, found.hidden), Features(None, live.hidden))
-        assert torch.equal(found.relations["query"], live.relations["query"])
+        kept = [state.to(torch.float16) for state in live.hidden]  # as those that fit on disk
+        assert all(map(torch.equal, found.hidden, kept))
+        assert torch.equal(found.relations["query"], live.relations["query"].to(torch.float16))
     # The logits do come from the cache.
     with torch.no_grad():
         teacher.model.classifier.bias.add_(1.0)

@@ -142,7 +142,7 @@ def test_a_run_on_edited_files_is_another_run(out: Path, partial: Path) -> None:
     with pytest.raises(InputError, match=r"other settings \(text: other contents\)"):
         opened(out, contents="edited")
     finish(out)
-    with pytest.raises(InputError, match=r"another run's checkpoint \(text: other contents than"):
+    with pytest.raises(InputError, match=r"another run's checkpoint \(text: other contents\)"):
         opened(out, contents="edited")
     with opened(out, contents="edited", overwrite=True) as workspace:
         assert not workspace.finished

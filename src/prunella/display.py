@@ -217,6 +217,9 @@ def _show_stage(console: Console, result: Any) -> None:
     held_out = record.get("held_out", {})
     beside = set(held_out.get("domain", {}).get("after", {}))  # shown before and after
     rows = [["sparsity", f"{100 * record['sparsity']['total']:.2f} %"]]
+    if task := record.get("task"):
+        count = len(task.get("labels") or ())
+        rows.append(["task", f"{task['kind']}, {count} classes" if count else task["kind"]])
     rows += [
         [name.replace("_", " "), _figure(name, value)]
         for name, value in record["metrics"].items()
@@ -309,6 +312,9 @@ def _show_comparison(console: Console, result: Any) -> None:
         for name, a in result.metrics.items()
         if (b := result.against_metrics.get(name)) is not None
     ]
+    for name in {**result.counts, **result.against_counts}:
+        both = (result.counts.get(name, 0), result.against_counts.get(name, 0))
+        rows.append([name.replace("_", " "), *(f"{count:,}" for count in both), ""])
     console.print(table(columns, rows))
     low, high = (_difference(result.main, bound) for bound in result.interval)
     points = " points" if result.main.endswith(_SHARES) else ""
@@ -423,6 +429,10 @@ def _headline(result: Any) -> str:
         return f"{human_bytes(result.sizes.model.stored)} on disk"
     metrics = getattr(result, "metrics", None) or {}
     main = getattr(result, "main", "")
+    if hasattr(result, "against"):
+        values = (result.difference, *result.interval)
+        apart, low, high = (_difference(main, value) for value in values)
+        return f"{main.replace('_', ' ')} {apart} ({low} to {high})"
     for name in (main, "accuracy", "spearman", "f1", "hidden_distance", "mlm_loss"):
         if name in metrics:
             return f"{name.replace('_', ' ')} {_figure(name, metrics[name])}"

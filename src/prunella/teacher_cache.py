@@ -90,7 +90,7 @@ class TeacherCache:
                 self._store(index, missing, live, inputs["attention_mask"])
             if needs_states:
                 live.logits = self._cached_logits(index, inputs)
-                return live
+                return _rounded(live)
         return self._load(index, inputs)
 
     def _store(self, index: np.ndarray, missing: np.ndarray, live: Features, mask: Tensor) -> None:
@@ -127,6 +127,13 @@ class TeacherCache:
             return None
         found = self.logits[places(self.output_offsets, index)]
         return torch.from_numpy(found).to(inputs["input_ids"].device)
+
+
+def _rounded(live: Features) -> Features:
+    """As if kept on disk: --cache-gigabytes must not change what is learned."""
+    live.hidden = [state.to(torch.float16) for state in live.hidden]
+    live.relations = {role: state.to(torch.float16) for role, state in live.relations.items()}
+    return live
 
 
 def _each(flags: np.ndarray, index: np.ndarray, offsets: np.ndarray) -> np.ndarray:

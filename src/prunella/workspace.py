@@ -112,7 +112,7 @@ def open_workspace(out: str, identity: Mapping[str, Any], *, overwrite: bool) ->
         edited = _edited(final / PROVENANCE, identity)
         raise InputError(
             f"{final}: exists and holds another run's checkpoint{edited}; choose another --out or "
-            "pass --overwrite"
+            "pass --overwrite (in a recipe `overwrite: true`)"
         )
     if not _identity_in(partial / _RECORD) and _holds_files(partial):
         raise InputError(
@@ -174,12 +174,19 @@ def _identity_in(path: Path) -> str | None:
 
 
 def _edited(record: Path, identity: Mapping[str, Any]) -> str:
-    """Which files a finished run read with other contents: the settings do not show it."""
+    """How a finished run of the same stage differs, in what this version knows as well."""
     document = json.loads(record.read_text(encoding="utf-8"))
-    then, now = document.get("identity", document).get("data"), identity.get("data", {})
-    known = then if isinstance(then, dict) else {}
-    parts = [part for part in now if part in known and known[part] != now[part]]
-    return f" ({', '.join(parts)}: other contents than now)" if parts else ""
+    kept = document.get("identity", document)
+    if document.get("stage", identity["stage"]) != identity["stage"]:
+        return ""
+    before: dict[str, Any] = {}
+    now: dict[str, Any] = {}
+    for part, values in (("settings", document.get("settings")), ("data", kept.get("data"))):
+        known = (values or {}).keys() & identity.get(part, {}).keys()
+        before[part] = {key: values[key] for key in known}
+        now[part] = {key: identity[part][key] for key in known}
+    changed = _difference(before, now)
+    return f" ({changed})" if changed else ""
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

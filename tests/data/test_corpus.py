@@ -441,7 +441,7 @@ def test_split_can_be_split_again(tmp_path: Path) -> None:
 
 
 def test_split_needs_two_documents(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="one document cannot be split"):
+    with pytest.raises(InputError, match="one document, which cannot be split"):
         split(corpus_of([100], tmp_path), 10, 0)
     with pytest.raises(InputError, match="validation_tokens is 0"):
         split(corpus_of([1, 1], tmp_path), 0, 0)

@@ -37,6 +37,17 @@ def test_binary_by_hand() -> None:
     assert values == pytest.approx({"accuracy": 3 / 5, "f1": 4 / 6, "matthews": 1 / 6})
 
 
+def test_f1_is_macro_by_the_classes_of_the_head_not_by_those_that_occur() -> None:
+    gold, two, three = ints(0, 0, 1, 1), ints(0, 1, 1, 1), ints(0, 2, 1, 1)
+    assert metrics("classification", gold, two, classes=2)["f1"] == pytest.approx(4 / 5)
+    macro = (2 / 3 + 4 / 5) / 2
+    assert metrics("classification", gold, two, classes=3)["f1"] == pytest.approx(macro)
+    other = metrics("classification", gold, three, classes=3)["f1"]
+    assert other == pytest.approx((2 / 3 + 1 + 0) / 3)
+    apart = paired_bootstrap("classification", gold, two, three, "f1", classes=3, resamples=20)
+    assert apart["difference"] == pytest.approx(macro - other)
+
+
 def test_three_classes_by_hand() -> None:
     # f1: class 0: 2/3, class 1: 2/3, class 2: 1
     values = metrics("classification", ints(0, 0, 1, 2), ints(0, 1, 1, 2))

@@ -15,8 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from prunella.cli import main
 from prunella.data.metrics import bootstrap, metrics, paired_bootstrap
+from prunella.engine.model import load
 from prunella.errors import InputError
-from prunella.settings import EvaluateSettings
+from prunella.packing import pack
+from prunella.settings import EvaluateSettings, PackSettings
 from prunella.stages import askable as askable_stage
 from prunella.stages.comparison import Answers, Comparison, compare
 from prunella.stages.evaluate import Evaluation, evaluate
@@ -224,7 +226,7 @@ def test_classes_in_another_order_are_the_same_classes(tiny: Make, tmp_path: Pat
 
 
 def _answers(names: list[str], gold: Any, values: Any) -> Answers:
-    return Answers("m", names, gold, values, {})
+    return Answers("m", names, gold, values, {}, {})
 
 
 def _compare(kind: str, a: Answers, b: Answers, metric: str = "accuracy") -> Comparison:
@@ -272,6 +274,66 @@ def test_the_metric_that_decides(tiny: Make, tmp_path: Path) -> None:  # noqa: F
     record = {"kind": "classification", "metric": "matthews"}
     (trained / "prunella.json").write_text(json.dumps({"task": record}))
     assert _evaluate(trained, data).main == "matthews"
+
+
+def _recorded(folder: Path, out: Path, **record: Any) -> Path:
+    shutil.copytree(folder, out)
+    (out / "prunella.json").write_text(json.dumps({"task": record}))
+    return out
+
+
+def test_rows_that_are_not_what_the_model_was_trained_on(tiny: Make, tmp_path: Path) -> None:  # noqa: F811
+    model = _model(tiny, "classification")
+    single = _write(tmp_path, ROWS["classification"])
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{**row, "text_pair": "castle"} for row in ROWS["classification"]]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of_pairs = _recorded(model.folder, tmp_path / "p", kind="classification", pairs=True)
+    of_singles = _recorded(model.folder, tmp_path / "s", kind="classification", pairs=False)
+    assert _evaluate(of_singles, single).rows == len(rows)
+    columns = {"text": "text", "pair": "text_pair"}
+    assert _evaluate(of_pairs, str(pairs), **columns).rows == len(rows)
+    with pytest.raises(InputError, match="holds single texts, the model was trained on pairs"):
+        _evaluate(of_pairs, single)
+    with pytest.raises(InputError, match="holds pairs of texts, the model was trained on single"):
+        _evaluate(of_singles, str(pairs), **columns)
+    scores = _write(tmp_path, ROWS["regression"])
+    with pytest.raises(InputError, match="its head has 2 outputs, the task 1 \\(regression\\)"):
+        _evaluate(model.folder, scores, kind="regression")
+    with pytest.raises(InputError, match="its head is for another kind of task"):
+        _evaluate(model.folder, scores, kind="token-classification")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_threshold_holds_as_it_was_trained(
+    tiny: Make,  # noqa: F811
+    tmp_path: Path,
+    packed: bool,
+) -> None:
+    kind = "multi-label"
+    data = _write(tmp_path, ROWS[kind])
+    model = _model(tiny, kind)
+    trained = str(_recorded(model.folder, tmp_path / "t", kind=kind, threshold=0.0))
+    if packed:
+        trained = str(pack(PackSettings(model=trained, out=str(tmp_path / "t.prn"))).path)
+        assert load(trained)("castle").labels == load(trained)("castle", threshold=0).labels
+    every = _evaluate(model.folder, data, threshold=0.0)
+    assert _evaluate(Path(trained), data).metrics == every.metrics
+    assert _evaluate(Path(trained), data, threshold=0.5).metrics != every.metrics
+
+
+def test_a_comparison_tells_what_was_odd_about_the_rows(tiny: Make, tmp_path: Path) -> None:  # noqa: F811
+    rows = [*ROWS["classification"], {"text": "castle " * 300, "label": "good"}]
+    model = _model(tiny, "classification")
+    found = _evaluate(model.folder, _write(tmp_path, rows), against=str(model.folder))
+    assert found.counts == found.against_counts == {"rows_cut": 1}
+
+
+def test_models_of_unlike_tags_are_not_compared() -> None:
+    words = [["B-PER", "O"]]
+    a, b = (Answers(n, names, words, words, {}, {}) for n, names in (("a", TAGS), ("b", ["B-NP"])))
+    with pytest.raises(InputError, match="know no tag in common"):
+        _compare("token-classification", a, b, "f1")
 
 
 def test_a_packed_file_without_a_task_is_refused(tiny: Make, tmp_path: Path) -> None:  # noqa: F811

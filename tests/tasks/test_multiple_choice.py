@@ -47,6 +47,16 @@ ROWS = {"text": ["a", "b b b"], "choices": [["c", "d", "e e"], ["f", "g"]], "lab
             "a",
             ["c", "d"],
         ),
+        (  # the second choice is called 1, and the data's own names come before numbers from 0
+            {
+                "question": ["a"],
+                "choices": [{"label": ["0", "1"], "text": ["c", "d"]}],
+                "answerKey": ["1"],
+            },
+            {},
+            "a",
+            ["c", "d"],
+        ),
         (
             {"x": ["a"], "one": ["c"], "two": ["d"], "y": [1]},
             {"text": "x", "choices": "one, two", "label": "y"},
@@ -60,6 +70,19 @@ def test_usual_layouts(given: Any, columns: Any, text: str, choices: list[str]) 
     rows = read(Columns(**columns), **given)
     assert (rows.texts[0], rows.choices[0]) == (text, choices)
     assert rows.labels[0] == len(choices) - 1
+
+
+def test_each_row_may_call_its_choices_otherwise() -> None:
+    letters, numbers = {"label": ["A", "B"]}, {"label": ["1", "2"]}
+    texts = {"text": ["c", "d"]}
+    given = {
+        "question": ["a"] * 3,
+        "choices": [{**n, **texts} for n in (letters, numbers, numbers)],
+    }
+    rows = read(**given, answerKey=["B", "1", "2"])
+    assert rows.labels.tolist() == [1, 0, 1]
+    with pytest.raises(InputError, match=r"'A' names none .* in row 2; they are called 1, 2"):
+        read(**given, answerKey=["B", "A", "2"])
 
 
 @pytest.mark.parametrize(

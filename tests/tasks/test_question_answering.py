@@ -156,13 +156,20 @@ def test_what_is_no_flag_is_refused() -> None:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([one("zzz", 0), one("b", 2)], "the answer is not in its context in row 1.*'zzz'"),
+        ([one("zzz", 0), one("b", 2)], "no answer is in its context in row 1.*'zzz'"),
         ([{"text": [1], "answer_start": [0]}], "row 1 needs answers like"),
     ],
 )
 def test_answers_that_do_not_fit(answers: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(answers)
+
+
+def test_one_accepted_answer_in_the_context_is_enough() -> None:
+    several = {"text": ["zzz", "b"], "answer_start": [0, 2]}
+    rows = read([several, one("b", 2)])
+    assert rows.gold == [["zzz", "b"], ["b"]]
+    assert (rows.spans, rows.counts) == ([(2, 3), (2, 3)], {"answers_moved": 0})
 
 
 def test_long_questions_leave_half_of_the_room() -> None:

@@ -75,6 +75,15 @@ def test_fractions_mean_regression(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.labels, np.array([5.0, 3.8, 0.0], dtype=np.float32))
 
 
+def test_a_few_labels_that_are_no_scores_do_not_make_classes_of_the_others(tmp_path: Path) -> None:
+    scores = [i / 4 for i in range(40)]
+    for odd in ("n/a", "1e400"):
+        with pytest.raises(InputError, match=rf"'{odd}' in row 8 is no number, the other labels"):
+            labelled(tmp_path, [*scores[:7], odd, *scores[8:]])
+    few = ["3.10", "3.9", "unknown"] * 20  # names that look like numbers are few
+    assert labelled(tmp_path, [*few, "3.11"]).kind == "classification"
+
+
 def test_regression_of_whole_numbers_must_be_asked_for(tmp_path: Path) -> None:
     assert labelled(tmp_path, [1, 2, 3]).kind == "classification"
     data = labelled(tmp_path, [1, 2, 3], kind="regression")

@@ -170,6 +170,11 @@ def test_words_and_tags_as_text_between_spaces() -> None:
     [
         ({"tokens": [["a"]], "tags": [["O", "O"]]}, {}, "1 words and 2 tags in row 1"),
         ({"tokens": [["a"], []], "tags": [["O"], []]}, {}, "an entry for each word.*row 2"),
+        (
+            {"tokens": ["['a', 'b']"] * 2, "tags": ["['O', 'O']"] * 2},
+            {},
+            r"'tokens': holds lists that were written as text, as pandas .* \(\"\['a', 'b'\]\"\)",
+        ),
         ({"tokens": [["a"], ["b"]], "tags": [["O"], ["O"]]}, {}, "every tag is 'O'"),
         ({"tokens": [["a"]], "tag": [["O"]]}, {}, "which column holds the label.*'tag'"),
         ({"tokens": [["a"]], "tags": [["O"]]}, {"label": "tagz"}, "did you mean 'tags'"),

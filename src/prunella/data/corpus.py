@@ -169,8 +169,8 @@ def split(corpus: Corpus, validation_tokens: int, seed: int) -> tuple[Corpus, Co
     _, lengths = corpus.spans()
     if len(lengths) < 2:
         raise InputError(
-            f"{corpus.path}: one document cannot be split into training and validation text. "
-            "Give validation text of its own, or separate the documents by blank lines."
+            "the text is one document, which cannot be split into training and held-out text; "
+            "give --validation-text, or separate the documents by blank lines"
         )
     if validation_tokens < 1:
         raise InputError(f"validation_tokens is {validation_tokens}; it must be at least 1.")

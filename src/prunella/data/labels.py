@@ -13,6 +13,7 @@ import numpy as np
 from prunella.errors import InputError
 
 Label = str | int | float
+_FEW_CLASSES = 10  # so many different numbers with fractions may be names, as of versions
 _NUMBER = re.compile(r"-?(0|[1-9]\d*|(?=\.))(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -110,6 +111,7 @@ def to_class_ids(
         raise InputError(f"{where}: labels with fractions are no classes; set `kind: regression`")
     present: list[Label] = sorted(set(labels))  # one type throughout, see `clean`
     if names is None:
+        _check_scores(labels, where)
         _check_classes(present, len(labels), where)
         names = [str(label) for label in present]
     ids = _ids_by_name(present, names, where)
@@ -186,6 +188,19 @@ def _ids_by_name(present: list[Label], names: Sequence[str], where: str) -> dict
         f"{where}: unknown label {listed}{more}; the {len(names)} classes known from the training "
         f"data or the model's head are {', '.join(map(repr, names[:20]))}"
     )
+
+
+def _check_scores(labels: Sequence[Label], where: str) -> None:
+    """Refuses scores of which a few are no numbers: as classes they would all be text."""
+    numbers = [_number(label) for label in labels]
+    odd = [i for i, number in enumerate(numbers) if number is None]
+    few = 0 < len(odd) <= len(labels) / 10
+    scores = {number for number in numbers if number is not None}
+    if few and len(scores) > _FEW_CLASSES and looks_like_scores(list(scores)):
+        raise InputError(
+            f"{where}: {labels[odd[0]]!r} in {list_rows(odd)} is no number, the other labels are "
+            "scores; repair or drop what is none"
+        )
 
 
 def _check_classes(present: list[Label], n: int, where: str) -> None:

@@ -51,7 +51,12 @@ def metric_names(kind: str, gold: Any) -> list[str]:
 
 
 def metrics(
-    kind: str, gold: Any, predictions: Any, logits: np.ndarray | None = None
+    kind: str,
+    gold: Any,
+    predictions: Any,
+    logits: np.ndarray | None = None,
+    *,
+    classes: int | None = None,
 ) -> dict[str, float]:
     """All metrics of a kind of task.
 
@@ -62,6 +67,7 @@ def metrics(
         logits: [n, classes] of a classifier or of choices (-inf where there is no choice); adds
             "log_loss", the mean negative log-likelihood in nats, which shows lost calibration
             before accuracy does.
+        classes: How many a classifier's head has, whichever occur here.
 
     Returns:
         What the kind's function in `prunella.data.scoring` says.
@@ -70,7 +76,8 @@ def metrics(
         InputError: No examples, or predictions that are not finite.
     """
     once = np.ones((1, len(gold)))
-    values = {name: float(of(once)[0]) for name, of in _statistics(kind, gold, predictions).items()}
+    statistics = _statistics(kind, gold, predictions, classes)
+    values = {name: float(of(once)[0]) for name, of in statistics.items()}
     if logits is not None and kind in _HAS_LOG_LOSS:
         log_likelihood = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
         values["log_loss"] = -float(log_likelihood[np.arange(len(gold)), gold].mean())
@@ -83,6 +90,7 @@ def bootstrap(
     predictions: Any,
     metric: str,
     *,
+    classes: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -91,7 +99,7 @@ def bootstrap(
 
     It covers the choice of examples only, not training seeds.
     """
-    statistic = _statistic(kind, gold, predictions, metric)
+    statistic = _statistic(kind, gold, predictions, metric, classes)
     (values,) = resampled([statistic], len(gold), resamples=resamples, seed=seed)
     return _interval(values, level)
 
@@ -103,6 +111,7 @@ def paired_bootstrap(
     predictions_b: Any,
     metric: str,
     *,
+    classes: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -114,7 +123,7 @@ def paired_bootstrap(
         of no difference: twice the share of resamples on the far side of zero, at most 1; never
         below 2 / (resamples + 1), because no finite number of resamples shows 0.
     """
-    both = [_statistic(kind, gold, p, metric) for p in (predictions_a, predictions_b)]
+    both = [_statistic(kind, gold, p, metric, classes) for p in (predictions_a, predictions_b)]
     whole_a, whole_b = (float(statistic(np.ones((1, len(gold))))[0]) for statistic in both)
     a, b = resampled(both, len(gold), resamples=resamples, seed=seed)
     low, high = _interval(a - b, level)
@@ -123,14 +132,20 @@ def paired_bootstrap(
     return {"difference": whole_a - whole_b, "low": low, "high": high, "p_value": p_value}
 
 
-def _statistic(kind: str, gold: Any, predictions: Any, metric: str) -> Statistic:
-    statistics = _statistics(kind, gold, predictions)
+def _statistic(
+    kind: str, gold: Any, predictions: Any, metric: str, classes: int | None
+) -> Statistic:
+    statistics = _statistics(kind, gold, predictions, classes)
     if metric not in statistics:
         raise ValueError(f"{kind} has no metric '{metric}'; known: {', '.join(statistics)}")
     return statistics[metric]
 
 
-def _statistics(kind: str, gold: Any, predictions: Any) -> dict[str, Statistic]:
+def _statistics(
+    kind: str, gold: Any, predictions: Any, count: int | None = None
+) -> dict[str, Statistic]:
+    if kind == "classification":
+        return classes.classification(gold, predictions, count)
     return _KINDS[_known(kind)][0](gold, predictions)
 
 

@@ -182,6 +182,12 @@ def _usual_texts(columns: Sequence[str], usual: Usual, source: str) -> tuple[str
     there = [layout for layout in usual.texts if {n for n in layout if n} <= set(columns)]
     pairs = [layout for layout in there if layout[1]]
     found = pairs or there
+    if not found and {"question", "context"} <= set(columns):
+        raise InputError(
+            f"{source}: questions with contexts, but no column 'answers' as SQuAD has it; set "
+            f"`kind: question-answering` and `label` to the column of the answers; "
+            f"{_present(columns)}"
+        )
     if len(found) != 1:
         raise undecided("texts", "`text` (and `pair` for two texts)", found, columns, source)
     return found[0]

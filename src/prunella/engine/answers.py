@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from prunella.engine.inputs import Example, question
-from prunella.engine.options import AnswerOptions
+from prunella.engine.options import USUAL_ANSWER_LENGTH, AnswerOptions
 from prunella.engine.results import Answer, Span
 from prunella.engine.runner import Floats
 from prunella.engine.scores import best, softmax
@@ -43,13 +43,23 @@ class AnswerTask:
     options = AnswerOptions
     uses_head = True
 
-    def __init__(self, *, no_answer: bool, max_length: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        no_answer: bool,
+        max_length: int | None = None,
+        threshold: float = 0.0,
+        max_answer_length: int = USUAL_ANSWER_LENGTH,
+    ) -> None:
         """Set up.
 
         Args:
             no_answer: Whether the model was trained on questions without an answer.
             max_length: Tokens of a window in training, if known.
+            threshold: Used where the options leave it open, as is the next.
+            max_answer_length: Tokens of an answer at most.
         """
+        self.threshold, self.max_answer_length = threshold, max_answer_length
         self.no_answer = no_answer
         self.max_length = max_length or _USUAL_LENGTH
 
@@ -74,7 +84,7 @@ class AnswerTask:
         count = max(_CONSIDERED, options.top_k or 0)
         wide = outputs.astype(np.float64)
         none, start, end = wide[0].sum(), wide[1:, 0], wide[1:, 1]
-        length = min(options.max_answer_length, len(start))
+        length = min(options.max_answer_length or self.max_answer_length, len(start))
         sums = np.full((len(start), length), -np.inf)
         for extra in range(length):  # spans of 1 + extra tokens
             sums[: len(start) - extra, extra] = start[: len(start) - extra] + end[extra:]
@@ -104,7 +114,8 @@ class AnswerTask:
             start, end = offsets[first][0], offsets[last][1]
             found.append(Span(context[start:end], start, end, float(score)))
         margin, answer = none - logits[0], found[0]
-        if wants_none and margin > options.threshold:
+        threshold = self.threshold if options.threshold is None else options.threshold
+        if wants_none and margin > threshold:
             answer = Span("", 0, 0, float(scores[-1]))
             found = [answer, *found]
         return Answer(

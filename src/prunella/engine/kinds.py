@@ -12,6 +12,7 @@ from prunella.engine.card import Card
 from prunella.engine.choices import ChoiceTask
 from prunella.engine.entities import EntityTask
 from prunella.engine.fill_mask import FillMaskTask
+from prunella.engine.options import USUAL_ANSWER_LENGTH
 from prunella.engine.tasks import (
     ClassificationTask,
     EmbeddingTask,
@@ -26,7 +27,7 @@ _MASKS = {"roberta": "<mask>"}
 
 _MAKERS: dict[str, Callable[[Card, Tokenizer, Settings], Task]] = {
     "classification": lambda card, *_: ClassificationTask(card.labels),
-    "multi-label": lambda card, *_: MultiLabelTask(card.labels),
+    "multi-label": lambda card, *_: MultiLabelTask(card.labels, _threshold(card, 0.5)),
     "regression": lambda *_: RegressionTask(),
     "multiple-choice": lambda *_: ChoiceTask(),
     "token-classification": lambda card, *_: EntityTask(card.labels),
@@ -96,8 +97,19 @@ def _of_classifier(card: Card) -> str:
 
 
 def _answers(card: Card) -> AnswerTask:
-    length = card.record.get("max_length")
     return AnswerTask(
         no_answer=bool(card.record.get("no_answer", False)),
-        max_length=length if isinstance(length, int) else None,
+        max_length=_recorded_length(card, "max_length"),
+        threshold=_threshold(card, 0.0),
+        max_answer_length=_recorded_length(card, "max_answer_length") or USUAL_ANSWER_LENGTH,
     )
+
+
+def _threshold(card: Card, usual: float) -> float:
+    found = card.record.get("threshold")
+    return float(found) if isinstance(found, (int, float)) else usual
+
+
+def _recorded_length(card: Card, name: str) -> int | None:
+    found = card.record.get(name)
+    return found if isinstance(found, int) and found > 0 else None

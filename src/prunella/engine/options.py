@@ -53,10 +53,15 @@ class ClassificationOptions(CutOptions):
 
 @dataclass(frozen=True)
 class MultiLabelOptions(CutOptions):
-    """top_k: How many labels to name with their scores; threshold: from where one counts."""
+    """Of multi-label classification.
+
+    Attributes:
+        top_k: How many labels to name with their scores.
+        threshold: Probability from which a label counts; by default as trained, or else 0.5.
+    """
 
     top_k: int | None = None
-    threshold: float = 0.5
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,18 @@ class AnswerOptions(Options):
 
     Attributes:
         top_k: Candidates to name.
-        max_answer_length: Tokens of an answer at most.
+        max_answer_length: Tokens of an answer at most; by default as trained, or else 30.
         stride: Tokens that the windows of a long context share.
         no_answer: Whether the answer may be that there is none (SQuAD v2); by default as trained.
-        threshold: `no_answer_score` above which that is the answer.
+        threshold: `no_answer_score` above which that is the answer; by default as trained, or
+            else 0.
     """
 
     top_k: int | None = 1
-    max_answer_length: int = 30
+    max_answer_length: int | None = None
     stride: int = 128
     no_answer: bool | None = None
-    threshold: float = 0.0
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,8 @@ class EmbeddingOptions(CutOptions):
     pooling: Pooling = "mean"
     normalize: bool = False
 
+
+USUAL_ANSWER_LENGTH = 30
 
 Chosen = TypeVar("Chosen", bound=Options)
 

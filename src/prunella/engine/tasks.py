@@ -119,8 +119,9 @@ class MultiLabelTask(_OneWindow):
     name = "multi-label"
     options = MultiLabelOptions
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = labels
+    def __init__(self, labels: Sequence[str], threshold: float = 0.5) -> None:
+        """`threshold` is used where the options leave it open."""
+        self.labels, self.threshold = labels, threshold
 
     def finish(
         self,
@@ -131,7 +132,8 @@ class MultiLabelTask(_OneWindow):
         options: MultiLabelOptions,
     ) -> MultiLabel:
         scores = _ranked(sigmoid(parts[0]), self.labels, None)
-        chosen = tuple(label.label for label in scores if label.score >= options.threshold)
+        least = self.threshold if options.threshold is None else options.threshold
+        chosen = tuple(label.label for label in scores if label.score >= least)
         return MultiLabel(chosen, scores[: options.top_k])
 
 

@@ -111,9 +111,9 @@ class TaskSettings(Settings):
     no_answer: bool | None = None
     """Whether questions may have no answer (SQuAD v2); by default if some of training have none."""
     threshold: float | None = None
-    """Probability from which a label counts (multi-label, by default 0.5), or score above which there is no answer (by default 0)."""
+    """Probability from which a label counts (multi-label, usually 0.5), or score above which there is no answer (0); by default as trained."""
     max_answer_length: Count = 30
-    """Tokens of an answer at most."""
+    """Tokens of an answer at most; by default as trained, or else 30."""
 
 
 class FineTuneSettings(OutputSettings, TaskSettings, TrainingSettings):

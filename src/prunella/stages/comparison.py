@@ -22,6 +22,7 @@ class Answers:
         gold: What is right, as `prunella.data.metrics` takes it, in this model's ids.
         values: What it says, likewise.
         metrics: How good that is.
+        counts: What was odd about the rows, as this model reads them.
     """
 
     model: str
@@ -29,6 +30,7 @@ class Answers:
     gold: Any
     values: Any
     metrics: dict[str, float]
+    counts: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Comparison:
         kind: Of task.
         rows: How many.
         metrics, against_metrics: Of each model.
+        counts, against_counts: What was odd about the rows ("rows_cut"), as each model reads them.
         main: The metric that is compared.
         difference: Of the main metric: model - against.
         interval: Its percentile interval, from resamples that both models share.
@@ -57,6 +60,8 @@ class Comparison:
     rows: int
     metrics: dict[str, float]
     against_metrics: dict[str, float]
+    counts: dict[str, int]
+    against_counts: dict[str, int]
     main: str
     difference: float
     interval: tuple[float, float]
@@ -86,9 +91,22 @@ def compare(
     Raises:
         InputError: If they were asked about different rows or classes.
     """
+    if kind == "token-classification" and not _common_tags(a, b):
+        raise InputError(
+            f"{a.model} and {b.model} know no tag in common ({', '.join(a.names)} and "
+            f"{', '.join(b.names)}); compare models of one task"
+        )
     values = b.values if _equal(a.gold, b.gold) else _translated(kind, a, b)
     found = paired_bootstrap(
-        kind, a.gold, a.values, values, metric, resamples=resamples, seed=seed, level=level
+        kind,
+        a.gold,
+        a.values,
+        values,
+        metric,
+        classes=len(a.names) or None,
+        resamples=resamples,
+        seed=seed,
+        level=level,
     )
     differing = [not _equal(x, y) for x, y in zip(a.values, values, strict=True)]
     return Comparison(
@@ -99,6 +117,8 @@ def compare(
         rows=len(a.gold),
         metrics=a.metrics,
         against_metrics=b.metrics,
+        counts=a.counts,
+        against_counts=b.counts,
         main=metric,
         difference=found["difference"],
         interval=(found["low"], found["high"]),
@@ -125,6 +145,10 @@ def _translated(kind: str, a: Answers, b: Answers) -> Any:
         f"{a.model} and {b.model} read different labels from the same rows{theirs}: set the "
         "columns with --text, --pair and --label, or compare models of one task"
     )
+
+
+def _common_tags(a: Answers, b: Answers) -> set[str]:
+    return set(a.names) & set(b.names) - {"O"}
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -93,6 +93,7 @@ def evaluate_alone(settings: EvaluateSettings) -> Evaluation:
         gold,
         values,
         asked.main,
+        classes=asked.examples.classes,
         resamples=settings.resamples,
         seed=settings.seed,
         level=settings.level,
@@ -123,9 +124,9 @@ def _ask(settings: EvaluateSettings, name: str) -> _Asked:
         begun = time.monotonic()
         found = decided(model.logits(examples), examples, deciding)
         seconds = round(time.monotonic() - begun, 3)
-    figures = metrics(examples.kind.name, examples.gold, found.values, found.logits) | {
-        **found.further
-    }
+    figures = metrics(
+        examples.kind.name, examples.gold, found.values, found.logits, classes=examples.classes
+    ) | {**found.further}
     return _Asked(examples, found, figures, main, seconds)
 
 
@@ -152,7 +153,14 @@ def _compared(settings: EvaluateSettings, a: _Asked, b: _Asked) -> Comparison:
             f"{b.examples.kind.name}; compare models of one task"
         )
     first, second = (
-        Answers(model, asked.examples.rows.names, asked.examples.gold, said.values, asked.metrics)
+        Answers(
+            model,
+            asked.examples.rows.names,
+            asked.examples.gold,
+            said.values,
+            asked.metrics,
+            oddities(asked.examples),
+        )
         for model, asked, said in (
             (settings.model, a, a.predictions),
             (str(settings.against), b, b.predictions),

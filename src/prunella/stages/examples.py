@@ -28,8 +28,11 @@ from prunella.training.task import predict_logits
 
 S = TypeVar("S", bound=TaskSettings)
 # What a model that was trained on a task needs to read rows of it again. None is "not set" in all
-# of these settings: a default that is a value could not be told from the same value, asked for.
-_INHERITED = ("text", "pair", "label", "choices", "max_length", "stride", "no_answer")
+# of these settings but the last, which has a default.
+_INHERITED = (
+    *("text", "pair", "label", "choices", "max_length", "stride", "no_answer", "threshold"),
+    "max_answer_length",
+)
 _USUAL_STRIDE = 128
 
 
@@ -46,6 +49,11 @@ class Examples:
     def gold(self) -> Any:
         """What is right, as `prunella.data.metrics` takes it."""
         return self.rows.gold
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the head has; None where its outputs are none."""
+        return len(self.rows.names) or None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,11 +86,15 @@ def as_trained(settings: S, checkpoint: Checkpoint) -> S:
     update: dict[str, Any] = {
         name: record[name]
         for name in _INHERITED
-        if record.get(name) is not None and getattr(settings, name) is None
+        if record.get(name) is not None and not _is_set(settings, name)
     }
     if settings.kind == "auto" and record.get("kind") in KINDS:
         update["kind"] = record["kind"]
     return settings.model_copy(update=update)
+
+
+def _is_set(settings: TaskSettings, name: str) -> bool:
+    return name in settings.model_fields_set and getattr(settings, name) is not None
 
 
 def reading_of(
@@ -137,7 +149,13 @@ def open_for_evaluation(
     settings = as_trained(settings, checkpoint)
     name = kind_of_head(checkpoint, config) if settings.kind == "auto" else settings.kind
     names = label_names(config) if KINDS[name].named else None
+    check_head(checkpoint, KINDS[name], label_names(config) if KINDS[name].named else [], config)
     kind, rows = read_split(settings, settings.data, settings.split, name, names)
+    record = (checkpoint.provenance or {}).get("task") or {}
+    if record.get("kind") == kind.name:
+        check_pairs(
+            kind, rows, settings.data, bool(record.get("pairs")), "the model was trained on"
+        )
     reading = reading_of(settings, kind, load_tokenizer(checkpoint), [config])
     examples = Examples(kind, rows, kind.encode(rows, reading), reading)
     return examples, deciding_of(settings, kind.traits(rows))
@@ -151,6 +169,46 @@ def kind_of_head(checkpoint: Checkpoint, config: Any) -> str:
     if len(by_problem) == 1:
         return by_problem[0]
     return "regression" if config.num_labels == 1 else "classification"
+
+
+def check_head(
+    checkpoint: Checkpoint, kind: Kind[Any], names: list[str], config: Any, advice: str = ""
+) -> None:
+    """Refuses a head that is for another kind of task, or has another number of outputs.
+
+    Args:
+        checkpoint: A head that it lacks is made later.
+        kind: Of the task.
+        names: Of the task's classes.
+        config: The checkpoint's.
+        advice: What to do about it.
+    """
+    head, outputs = task_head(checkpoint), kind.outputs(names)
+    advice = advice and f"; {advice}"
+    if head is not None and head != kind.head:
+        raise InputError(
+            f"{checkpoint.path}: its head is for another kind of task ({head}) than {kind.name} "
+            f"({kind.head}){advice}"
+        )
+    counted = head in ("SequenceClassification", "TokenClassification")
+    if counted and config.num_labels != outputs:
+        raise InputError(
+            f"{checkpoint.path}: its head has {config.num_labels} outputs, the task {outputs} "
+            f"({', '.join(names[:20]) or kind.name}){advice}"
+        )
+
+
+def check_pairs(kind: Kind[Any], rows: Rows, source: str, pairs: bool, of: str) -> None:
+    """Refuses single texts for a model of pairs, and the other way round."""
+    found = kind.traits(rows).get("pairs")
+    if found is None or found == pairs:
+        return
+    one, two = "single texts", "pairs of texts"
+    raise InputError(
+        f"{source}: holds {two if found else one}, {of} {two if pairs else one}; name the "
+        f"column{'s' if pairs else ''} with --text{' and --pair' if pairs else ''}, or take other "
+        "rows"
+    )
 
 
 def label_names(config: Any) -> list[str]:
@@ -195,7 +253,11 @@ def decided(logits: np.ndarray, examples: Examples, deciding: Deciding) -> Predi
 def figures(examples: Examples, predictions: Predictions) -> dict[str, Any]:
     """The task's metrics, and what was odd about the rows."""
     found = metrics(
-        examples.kind.name, examples.gold, predictions.values, logits=predictions.logits
+        examples.kind.name,
+        examples.gold,
+        predictions.values,
+        logits=predictions.logits,
+        classes=examples.classes,
     )
     return found | oddities(examples)
 

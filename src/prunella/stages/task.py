@@ -36,6 +36,8 @@ from prunella.stages.common import eval_mode
 from prunella.stages.examples import (
     Examples,
     as_trained,
+    check_head,
+    check_pairs,
     deciding_of,
     figures,
     label_names,
@@ -93,6 +95,8 @@ def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoin
     if settings.validation:
         names = rows.names or None
         _, found = read_split(settings, settings.validation, "validation", kind.name, names)
+        pairs = bool(kind.traits(rows).get("pairs"))
+        check_pairs(kind, found, settings.validation, pairs, "the training rows are")
         held_out = encoded(found)
     deciding = deciding_of(settings, kind.traits(rows))
     return Task(encoded(rows), held_out, deciding, tokenizer, settings)
@@ -138,26 +142,20 @@ def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
     return {part: content_hash(source) for part, source in sources.items() if source}
 
 
-def load_task_model(source: Checkpoint, task: Task) -> Any:
+def load_task_model(source: Checkpoint, task: Task, advice: str | None = None) -> Any:
     """The model with a head for the task; an existing head must have the task's labels.
+
+    `advice` says what to do where it has not.
 
     Raises:
         InputError: If the checkpoint's head is for another kind of task or number of labels.
     """
-    head = task_head(source)
-    found = len(source.config.get("id2label") or {0: "", 1: ""})
-    again = "start from the checkpoint before its transfer"
-    if head is not None and head != task.kind.head:
-        raise InputError(
-            f"{source.path}: its head is for another kind of task ({head}) than {task.kind.name} "
-            f"({task.kind.head}); {again}, or name the kind of the rows with --kind"
+    if advice is None:
+        advice = (
+            "start from the checkpoint before its transfer, take the data that the head was "
+            "trained on, or name the kind of the rows with --kind"
         )
-    if head in ("SequenceClassification", "TokenClassification") and found != task.outputs:
-        raise InputError(
-            f"{source.path}: its head has {found} outputs, the task has {task.outputs} "
-            f"({', '.join(task.names) or 'regression'}); {again}, or take the data that the head "
-            "was trained on"
-        )
+    check_head(source, task.kind, task.names, load_config(source), advice)
     return load_for_task(source, task.kind.head, task.outputs, task.names, task.kind.problem)
 
 
@@ -275,7 +273,7 @@ def _load_teacher(task: Task, source: Checkpoint, teacher: Checkpoint) -> Any:
     check_same_vocabulary(
         task.tokenizer, load_tokenizer(teacher), {"model": source.path, "teacher": teacher.path}
     )
-    model = load_task_model(teacher, task)
+    model = load_task_model(teacher, task, "a teacher is fine-tuned on the same task")
     stored = _names_of_head(teacher, load_config(teacher), task.kind)
     if stored and stored != task.names:
         raise InputError(
@@ -302,6 +300,17 @@ def summary_figures(summary: Summary) -> dict[str, Any]:
     return {"tokens": summary.tokens, "seconds": summary.seconds, "steps": summary.steps}
 
 
+def _decided_by(task: Task) -> dict[str, Any]:
+    """What training was told of how outputs become predictions."""
+    found: dict[str, Any] = {}
+    if task.deciding.threshold is not None:
+        found["threshold"] = task.deciding.threshold
+    if task.kind.name == "question-answering":
+        found["no_answer"] = task.deciding.no_answer
+        found["max_answer_length"] = task.deciding.max_answer_length
+    return found
+
+
 def task_record(task: Task) -> dict[str, Any]:
     """What a later stage must know to read rows as this one did."""
     settings = task.settings
@@ -314,7 +323,7 @@ def task_record(task: Task) -> dict[str, Any]:
         "max_length": task.train.reading.max_length,
         "stride": task.train.reading.stride,
         **task.kind.traits(task.train.rows),
-        **({"no_answer": task.deciding.no_answer} if kind == "question-answering" else {}),
+        **_decided_by(task),
         "metric": official_metric(kind, settings.train, settings.validation) or main_metric(kind),
         "train_rows": len(task.train),
         "validation_rows": len(task.validation) if task.validation else 0,

@@ -20,7 +20,7 @@ from prunella.settings import TextSettings
 from prunella.together import main_first
 from prunella.training.loop import BatchSource
 
-_HELD_OUT_BATCHES = 16
+_HELD_OUT_BATCHES, _HELD_OUT_BATCH_TOKENS = 16, 2048
 _HELD_OUT_TOKENS = 100_000
 _HELD_OUT_TEXTS, _TRAINING_TEXTS = ("validation_text", "general_text"), ("text", "replay_text")
 
@@ -69,7 +69,10 @@ class Text:
         )
 
     def held_out(self, corpus: Corpus | None = None) -> BatchSource:
-        """Held-out micro-batches with fixed masks, the same for every stage and seed.
+        """Held-out micro-batches with fixed masks, some 33,000 tokens.
+
+        They are the same for every stage, seed and size of training's batches: only blocks of
+        another length make others.
 
         Args:
             corpus: Another text than the held-out one of training.
@@ -78,7 +81,7 @@ class Text:
         return evaluation_batches(
             corpus or self.validation,
             special_ids(self.tokenizer),
-            batch_tokens=s.batch_tokens,
+            batch_tokens=max(_HELD_OUT_BATCH_TOKENS, s.length),
             length=s.length,
             mask_probability=s.mask_probability,
             seed=0,

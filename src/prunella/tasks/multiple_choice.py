@@ -91,12 +91,15 @@ class MultipleChoice:
         text, pair, label = find_columns(
             others, columns.text, columns.pair, columns.label, source, _USUAL
         )
-        choices = _choices(table, chosen, source)
+        choices, keys = _choices(table, chosen, source)
         if pair:  # the beginning of each choice (SWAG), or the question about a text (RACE)
             begun = texts_of(table, pair, source)
             choices = [[f"{a} {b}" for b in row] for a, row in zip(begun, choices, strict=True)]
         where = f"{source}, column '{label}'"
-        labels = _right(clean(table[label][:], where), choices, where)
+        given = clean(table[label][:], where)
+        labels = _named(given, keys, where) if keys else None
+        if labels is None:
+            labels = _right(given, choices, where)
         return ChoiceRows(texts_of(table, text, source), choices, labels)
 
     def traits(self, rows: ChoiceRows) -> dict[str, Any]:
@@ -181,13 +184,16 @@ def _has_lists(table: datasets.Dataset) -> bool:
     return len(found) > 1 or isinstance(table[0][found[0]], (list, dict))
 
 
-def _choices(table: datasets.Dataset, chosen: list[str], source: str) -> list[list[str]]:
+def _choices(
+    table: datasets.Dataset, chosen: list[str], source: str
+) -> tuple[list[list[str]], list[list[str]] | None]:
+    """The texts of each row's choices, and what the data calls them, if it does."""
     if len(chosen) > 1:
-        return [
-            list(row) for row in zip(*(texts_of(table, c, source) for c in chosen), strict=True)
-        ]
+        columns = (texts_of(table, c, source) for c in chosen)
+        return [list(row) for row in zip(*columns, strict=True)], None
     values: list[Any] = table[chosen[0]][:]
-    # CommonsenseQA and ARC have {"label": ["A", "B"], "text": [...]}.
+    # CommonsenseQA and ARC have {"label": ["A", "B"], "text": [...]}; some of ARC's are numbers.
+    keys = [v.get("label") if isinstance(v, Mapping) else None for v in values]
     values = [v.get("text") if isinstance(v, Mapping) else v for v in values]
     wrong = [
         i
@@ -201,7 +207,27 @@ def _choices(table: datasets.Dataset, chosen: list[str], source: str) -> list[li
             f"{source}, column '{chosen[0]}': a list of two or more texts is needed; not so in "
             f"{list_rows(wrong)}"
         )
-    return values
+    named = [
+        [str(key) for key in found]
+        for found, row in zip(keys, values, strict=True)
+        if isinstance(found, list) and len(found) == len(row)
+    ]
+    return values, named if len(named) == len(values) else None
+
+
+def _named(labels: list[Label], keys: list[list[str]], where: str) -> np.ndarray | None:
+    """Which choice each label names, by what the data calls them; None if no label is a name."""
+    if not any(str(v) in row for v, row in zip(labels, keys, strict=True)):
+        return None
+    wrong = [
+        i for i, (v, row) in enumerate(zip(labels, keys, strict=True)) if row.count(str(v)) != 1
+    ]
+    if wrong:
+        raise InputError(
+            f"{where}: {labels[wrong[0]]!r} names none of the choices of its row, or several, in "
+            f"{list_rows(wrong)}; they are called {', '.join(keys[wrong[0]])}"
+        )
+    return np.array([row.index(str(v)) for v, row in zip(labels, keys, strict=True)], np.int64)
 
 
 def _right(labels: list[Label], choices: list[list[str]], where: str) -> np.ndarray:

@@ -42,7 +42,8 @@ class QuestionRows:
     Attributes:
         questions, contexts: n texts each.
         answers: All that count as right; an empty list if there is no answer.
-        spans: Where the first answer stands in its context, in characters; None without one.
+        spans: Where an answer stands in its context, in characters: the first that is there; None
+            without one.
         ids: What the data calls each row; None if nothing.
     """
 
@@ -276,36 +277,31 @@ def _flags(values: Sequence[Any], where: str) -> list[bool]:
 def _spans(
     contexts: Sequence[str], answers: Sequence[list[tuple[str, int | None]]], where: str
 ) -> tuple[list[tuple[int, int] | None], int]:
-    """Where the first answers stand, and how many of them do not stand where the data says."""
+    """Where answers stand, and how many of them do not stand where the data says."""
     spans: list[tuple[int, int] | None] = []
     missing: list[int] = []
     moved = 0
     for row, (context, found) in enumerate(zip(contexts, answers, strict=True)):
-        if not found:
-            spans.append(None)
-            continue
-        text, start = found[0]
-        if start is not None and start >= 0 and context.startswith(text, start):
-            spans.append((start, start + len(text)))
-            continue
-        moved += start is not None
-        nearest = _nearest(context, text, start or 0)
-        if nearest is None:
+        places = ((_nearest(context, text, start), start) for text, start in found)
+        span, said = next((place for place in places if place[0]), (None, None))
+        if found and span is None:
             missing.append(row)
-            continue
-        spans.append(nearest)
+        moved += span is not None and said is not None and said != span[0]
+        spans.append(span)
     if missing:
         first = missing[0]
         raise InputError(
-            f"{where}: the answer is not in its context in {list_rows(missing)}, for instance "
+            f"{where}: no answer is in its context in {list_rows(missing)}, for instance "
             f"{answers[first][0][0]!r:.60}; repair or drop them"
         )
     return spans, moved
 
 
-def _nearest(context: str, text: str, start: int) -> tuple[int, int] | None:
-    """The stretch of the context that is the answer, nearest to `start`."""
-    text = text.strip()
+def _nearest(context: str, text: str, start: int | None) -> tuple[int, int] | None:
+    """The stretch of the context that is the answer, nearest to `start`; None if there is none."""
+    if start is not None and start >= 0 and context.startswith(text, start):
+        return start, start + len(text)
+    text, start = text.strip(), start or 0
     after = context.find(text, max(start, 0))
     before = context.rfind(text, 0, max(start, 0) + len(text))
     there = [place for place in (before, after) if place >= 0]

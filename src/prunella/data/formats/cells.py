@@ -26,17 +26,20 @@ def parse_csv(data: bytes, source: str) -> pa.Table:
             f"{source}, the row that starts at line {start}: {error} (a quote left open, or a "
             "field too long for csv: then use JSON lines)"
         ) from None
-    return _cells_to_table(((n, cells) for n, cells in lines if cells), source)
+    hint = "put quotes around texts that hold commas"
+    return _cells_to_table(((n, cells) for n, cells in lines if cells), source, hint)
 
 
 def parse_tsv(data: bytes, source: str) -> pa.Table:
     """Cells parted by tabs, without quoting."""
     lines = enumerate(decode(data, source).split("\n"), start=1)
     stripped = ((n, line.removesuffix("\r")) for n, line in lines)
-    return _cells_to_table(((n, line.split("\t")) for n, line in stripped if line), source)
+    hint = "tsv has no quoting: if texts hold tabs or line breaks, use csv or JSON lines"
+    cells = ((n, line.split("\t")) for n, line in stripped if line)
+    return _cells_to_table(cells, source, hint)
 
 
-def _cells_to_table(lines: Iterable[tuple[int, list[str]]], source: str) -> pa.Table:
+def _cells_to_table(lines: Iterable[tuple[int, list[str]]], source: str, hint: str) -> pa.Table:
     """A table of text cells; the first line names the columns."""
     (_, header), *rows = lines
     if len(set(header)) < len(header):
@@ -45,8 +48,7 @@ def _cells_to_table(lines: Iterable[tuple[int, list[str]]], source: str) -> pa.T
         if len(cells) != len(header):
             raise InputError(
                 f"{source}, line {number}: {len(cells)} fields where the first line names "
-                f"{len(header)} columns (tsv has no quoting: if texts hold tabs or line breaks, "
-                "use csv or JSON lines)"
+                f"{len(header)} columns ({hint})"
             )
     columns = zip(*(cells for _, cells in rows), strict=True) if rows else ([] for _ in header)
     return to_table(dict(zip(header, map(list, columns), strict=True)), source)

@@ -7,14 +7,22 @@ import numpy as np
 from prunella.data.scoring.counts import Statistic, checked, f1_of, mean_f1, mean_of
 
 
-def classification(gold: np.ndarray, predictions: np.ndarray) -> dict[str, Statistic]:
-    """Class ids [n]: accuracy; f1 of class 1 if all ids are 0 or 1, else macro; matthews."""
+def classification(
+    gold: np.ndarray, predictions: np.ndarray, count: int | None = None
+) -> dict[str, Statistic]:
+    """Class ids [n] of `count` classes: accuracy; f1 of class 1 of two classes, else the macro mean
+    over those that occur; matthews.
+
+    Without `count` there are two if all ids are 0 or 1. Then one prediction may change what f1
+    means, so a model's classes are to be counted by its head.
+    """
     gold, predictions = np.asarray(gold), np.asarray(predictions)
     checked(gold, predictions, ndim=1)
     classes = np.union1d(gold, predictions)
     labelled = (gold[:, None] == classes).astype(np.float64)
     predicted = (predictions[:, None] == classes).astype(np.float64)
-    decisive = classes == 1 if classes[-1] <= 1 else np.ones(len(classes), dtype=bool)
+    binary = classes[-1] <= 1 if count is None else count <= 2
+    decisive = classes == 1 if binary else np.ones(len(classes), dtype=bool)
 
     def f1(counts: np.ndarray) -> np.ndarray:
         of = labelled[:, decisive], predicted[:, decisive]
