@@ -238,6 +238,24 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     os.replace(draft, path)
 
 
+def refuse_own_inputs(out: str | Path, inputs: Mapping[str, Path]) -> None:
+    """Refuses an OUT that is one of the run's inputs or holds one: it would be destroyed.
+
+    Args:
+        out: Where the run writes.
+        inputs: Folders and files that it reads, by their part ("model", "teacher").
+    """
+    target = Path(out).resolve()
+    for part, path in inputs.items():
+        place = Path(path).resolve()
+        if target == place or target in place.parents:
+            where = "is" if target == place else f"holds {path},"
+            raise InputError(
+                f"{out}: {where} the {part} of this run, which --out would replace; choose another "
+                "--out"
+            )
+
+
 def publish(draft: Path, final: Path) -> None:
     """Puts a finished folder in its place in one step, replacing an older one.
 

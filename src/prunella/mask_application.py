@@ -21,6 +21,7 @@ from prunella.checkpoint import (
     open_checkpoint,
     provenance,
     publish,
+    refuse_own_inputs,
     write_json,
 )
 from prunella.errors import InputError
@@ -86,6 +87,7 @@ def apply_mask(settings: ApplyMaskSettings) -> Path:
     mask = open_mask(settings.mask)
     mask.check_backbone(source.weights_hash, source.path)
     out = Path(settings.out).absolute()
+    refuse_own_inputs(out, {"backbone": source.path, "mask": mask.path})
     check_replaceable(out, settings.overwrite)
     arrays = masked_arrays(source, mask)
     try:

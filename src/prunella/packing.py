@@ -12,7 +12,14 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from prunella.backbones import compare, widened
-from prunella.checkpoint import PROVENANCE, WEIGHTS, Checkpoint, open_checkpoint, publish
+from prunella.checkpoint import (
+    PROVENANCE,
+    WEIGHTS,
+    Checkpoint,
+    open_checkpoint,
+    publish,
+    refuse_own_inputs,
+)
 from prunella.errors import InputError
 from prunella.grid import SCALES_FILE, WEIGHT_MAX, int_weights, load_scales, save_scales
 from prunella.hub import fetch
@@ -20,7 +27,7 @@ from prunella.packed.backbone import DIFFERENCE, backbone_of, is_difference
 from prunella.packed.bf16 import to_bf16
 from prunella.packed.dense import dense_array
 from prunella.packed.layout import Malformed
-from prunella.packed.mask_file import MASK_FILE, is_mask
+from prunella.packed.mask_file import is_mask
 from prunella.packed.read import PackedFile, open_packed
 from prunella.packed.sizes import Sizes, sizes
 from prunella.packed.write import TensorSpec, write
@@ -39,7 +46,7 @@ CARRIED = (
     "merges.txt",
 )
 # What a model directory that nobody added to may hold.
-_OURS = {*CARRIED, WEIGHTS, SCALES_FILE, MASK_FILE, "log.jsonl"}
+_OURS = {*CARRIED, WEIGHTS, SCALES_FILE, "log.jsonl"}  # no task.mask: it is nowhere else
 # A matrix with fewer zeros than this is smaller without a mask.
 SPARSE_FROM = 0.05
 
@@ -151,6 +158,10 @@ def unpack(settings: UnpackSettings) -> Path:
         )
     inherited = _inherited(packed, settings.backbone)
     out = Path(settings.out).absolute()
+    inputs = {"packed file": packed.path}
+    if settings.backbone is not None:
+        inputs["backbone"] = Path(settings.backbone)
+    refuse_own_inputs(out, inputs)
     check_replaceable(out, settings.overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -143,6 +143,16 @@ def test_the_threshold_drifts_until_enough_is_gone() -> None:
     assert not masks.learning
 
 
+def test_a_steep_drift_stops_at_the_share_that_is_asked_for() -> None:
+    masks = one(Method(rate=1.0), [[1.0] * 10])
+    masks.scores[NAME].data = torch.arange(10.0)[None]
+    update = DriftingMasks(masks, 0.0, 100.0, kept=0.6, every=1)
+    for step in (1, 2):
+        update(step)
+        assert masks.kept(NAME).tolist() == [[False] * 4 + [True] * 6]
+    assert not masks.learning
+
+
 def test_a_threshold_that_stays() -> None:
     masks = one(METHODS["zhao"], [[1.0, 1.0, 1.0]])
     masks.scores[NAME].data = torch.tensor([[0.004, 0.005, 0.006]])

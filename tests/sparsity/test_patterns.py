@@ -52,6 +52,48 @@ def pruned(model: Any, **given: Any) -> Pruning:
     return pruning
 
 
+def test_what_cannot_be_kept_counts_for_nothing_in_a_group_of_signed_scores() -> None:
+    scores = {"w": torch.tensor([[2.0, 2, 2, -9], [1, 1, 1, 1], [1, 1, -10, 1], [9, 9, 9, 9]])}
+    gone = {"w": torch.tensor([[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()}
+    shares = Shares(Blocks(1, 4), "uniform", {})
+    for kept, rows in ((0.25, [0]), (0.5, [0, 1]), (0.75, [0, 1, 2])):
+        schedule = PruningSchedule(0.0, 1 - kept, 0, 1, 1, 1, 1)
+        mask = shares.choose(scores, schedule, 1, gone)["w"]
+        assert mask.any(1).nonzero().flatten().tolist() == rows  # the dead one is last
+
+
+@pytest.mark.parametrize("score", ["magnitude", "movement", "random", "wanda"])
+@pytest.mark.parametrize("more", [{}, {"scope": "row"}, {"pattern": "2:4"}, {"pattern": "4x1"}])
+def test_zeros_of_the_model_stay_zero_where_a_matrix_has_too_many(
+    score: str, more: dict[str, Any]
+) -> None:
+    """Pruned by one threshold for all, then on by shares for each: some matrices are past theirs."""
+    model = tiny()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.encoder.parameters()):
+            if parameter.ndim == 2:
+                drawn = torch.rand(parameter.shape, generator=generator)
+                parameter.mul_(drawn > (0.2, 0.9)[number % 4 == 0])
+    pruning = pruning_of(model, sparsity=0.6, score=score, **more)
+    matrices = pruning.masks.parameters
+    zeros = {name: parameter == 0 for name, parameter in matrices.items()}
+    for step in range(1, 5):
+        for parameter in matrices.values():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        if pruning.criterion.inputs:
+            for name in matrices:
+                pruning.criterion.see_inputs(name, torch.rand(5, matrices[name].shape[1]))
+        pruning.after_backward(step)
+        pruning(step)
+        with torch.no_grad():  # what is kept would train on
+            for name, parameter in matrices.items():
+                parameter.add_(pruning.masks.kept(name).float())
+    assert all((matrices[name][at] == 0).all() for name, at in zeros.items())
+    wanted, off = pruning.asked
+    assert abs(pruning.masks.total_sparsity() - wanted) <= off
+
+
 def test_blocks_are_summed_and_go_whole() -> None:
     scores = {"w": torch.tensor([[1.0, 0, 5, 0], [0, 2, 0, 0], [0, 0, 0, 1], [4, 0, 0, 0]])}
     blocks = Blocks(2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
 from prunella.data.readers import content_hash
 from prunella.errors import InputError
+from prunella.mask_application import apply_mask
 from prunella.packed.mask_file import open_mask
+from prunella.packing import pack, unpack
 from prunella.stages.mask import mask
 from prunella.stages.transfer import transfer
 from prunella.study.networks import open_networks
 from prunella.study.records import labels_of
+from prunella.study.run import study
 from prunella.training import loop
 
 Make = Callable[..., Path]
@@ -248,6 +252,7 @@ def test_a_sparse_backbone_keeps_its_zeros(place: Place, tiny_checkpoint: Make) 
         ({"method": "smp", "drift": 1e-7}, "drift: method smp has none"),
         ({"method": "zhao", "kept": 0.5}, "kept: method zhao keeps what"),
         ({"roles": ()}, "nothing to mask"),
+        ({"frozen": ("bert.encoder",)}, "frozen: the weights .* stay as they are in any case"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -255,6 +260,42 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         mask(settings(place, tiny_checkpoint("bert", "base"), "refused", **more))
+
+
+def test_no_run_destroys_what_it_starts_from(
+    place: Place, made: Callable[[str], Any], tiny_checkpoint: Make
+) -> None:
+    backbone = Path(shutil.copytree(tiny_checkpoint("bert", "base"), place.out("backbone")))
+    folder = Path(shutil.copytree(made("smp").out, place.out("with-mask")))
+    before = {path: path.read_bytes() for path in (*backbone.iterdir(), *folder.iterdir())}
+    task = str(folder / "task.mask")
+    applying = s.ApplyMaskSettings(
+        model=str(backbone), mask=task, out=str(backbone), overwrite=True
+    )
+    with pytest.raises(InputError, match=r"backbone: is the backbone of this run"):
+        apply_mask(applying)
+    with pytest.raises(InputError, match=r"with-mask: holds .*task.mask, the mask of this run"):
+        apply_mask(applying.model_copy(update={"out": str(folder)}))
+    again = settings(place, folder, "with-mask", overwrite=True)
+    with pytest.raises(InputError, match="with-mask: is the model of this run"):
+        mask(again)
+    packed = place.out("whole.prn")
+    pack(s.PackSettings(model=str(backbone), out=packed))
+    with pytest.raises(InputError, match=r"holds more than a model directory does \(task.mask\)"):
+        unpack(s.UnpackSettings(model=packed, out=str(folder), overwrite=True))
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_mask_may_leave_layers_whole_and_is_told_from_its_checkpoint(
+    place: Place, made: Callable[[str], Any], tiny_checkpoint: Make
+) -> None:
+    model = tiny_checkpoint("bert", "base")
+    partly = mask(settings(place, model, "partly", kept=0.3, exclude=("bert.encoder.layer.0",)))
+    paths = [made("smp").out, made("smp").out / "task.mask", partly.out / "task.mask"]
+    found = study(s.StudySettings(models=tuple(map(str, paths)), spectra=False)).to_json()
+    assert [n["name"] for n in found["networks"]] == ["smp", "smp/task.mask", "partly"]
+    whole, alone, _ = found["networks"]
+    assert whole["density"] == alone["density"] == pytest.approx(0.3, abs=2e-3)
 
 
 def test_sizes_are_near_the_entropy(made: Callable[[str], Any]) -> None:

@@ -107,6 +107,15 @@ def test_models_on_text(tiny_checkpoint: Make, model: Make, texts: str) -> None:
     assert other["same_answers"] is None
 
 
+def test_models_of_few_positions(model: Make, texts: str, tmp_path: Path) -> None:
+    few = model("few", SINGLE, ROWS)  # it takes 64 tokens
+    other = shutil.copytree(few, tmp_path / "other")
+    long = tmp_path / "long.txt"
+    long.write_text(Path(texts).read_text().replace("\n", " ") * 5 + "\n")
+    found = outputs_of(few, other, texts=str(long))
+    assert found["pairs"][0]["cka"] == pytest.approx([1.0] * 3)
+
+
 def test_special_tokens_do_not_count(tiny_checkpoint: Make, texts: str) -> None:
     folders = [tiny_checkpoint("bert", "base", seed=seed) for seed in (0, 1)]
     found = outputs_of(*folders, texts=texts)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import gammaln
 from scipy.stats import hypergeom
 
 from prunella.study.overlap import (
@@ -17,6 +18,7 @@ from prunella.study.overlap import (
     agreement,
     common,
     holm,
+    log_tail_bound,
     overlap,
     significance,
     to_bits,
@@ -37,7 +39,7 @@ def test_counts_by_hand():
     assert found.variance == pytest.approx(hypergeom(6, 3, 3).var())
     # rows (2, 1) and (1, 2), columns (2, 1, 0) and (2, 1, 0): (2 + 2) (4 + 1) / 9
     assert found.margins == pytest.approx(20 / 9)
-    pair = overlap((0, 1), [("query", found)], (3, 3), 6)
+    pair = overlap((0, 1), [("query", found)], [(3, 3, 6)])
     assert pair.iou == 2 / 4
     assert pair.chance == pytest.approx(0.25 / 0.75)
     assert pair.matched == pytest.approx(1.5 / 4.5)
@@ -47,7 +49,7 @@ def test_counts_by_hand():
 def test_densities_that_differ_between_matrices_raise_matched_chance_alone():
     full, empty = np.ones((4, 8), bool), np.zeros((4, 8), bool)
     shared = [("query", common(to_bits(m), to_bits(m))) for m in (full, empty)]
-    pair = overlap((0, 1), shared, (32, 32), 64)
+    pair = overlap((0, 1), shared, [(32, 32, 32), (0, 0, 32)])
     assert pair.chance == pytest.approx(1 / 3)
     assert pair.iou == pair.matched == 1
     assert pair.agreement is None and pair.z is None and pair.log10_p is None
@@ -57,7 +59,7 @@ def test_densities_that_differ_between_matrices_raise_matched_chance_alone():
 def test_empty_and_full_masks_have_an_overlap(kept):
     rng = np.random.default_rng(0)
     a, b = (to_bits(drawn((4, 5), count, rng)) for count in kept)
-    pair = overlap((0, 1), [("query", common(a, b))], kept, 20)
+    pair = overlap((0, 1), [("query", common(a, b))], [(*kept, 20)])
     both = min(kept)
     assert pair.iou == (both / max(kept) if max(kept) else 0)
     assert pair.z is None and pair.agreement is None
@@ -97,15 +99,51 @@ def test_the_approximation_is_near_the_exact_test():
         mean = a * b / n
         found = Common(both, mean, exact.var(), min(a, b))
         tail = exact.sf(both - 1) if both > mean else exact.cdf(both)
-        log10_p, z = significance(found)
+        log10_p, z = significance(found, [(a, b, n)])
         assert log10_p == pytest.approx(math.log10(min(1, 2 * tail)), abs=0.35)
         assert (z or 0) * (both - mean) >= 0
 
 
-def test_a_probability_too_small_for_a_float_has_a_logarithm():
-    log10_p, z = significance(Common(1e6, 1e5, 9e4, 1e6))
-    assert z == pytest.approx(3000)
-    assert log10_p == pytest.approx(-(3000**2) / 2 / math.log(10), rel=1e-3)
+@pytest.mark.parametrize(
+    ("n", "a", "b", "both"),
+    [(2000, 5, 5, 5), (2000, 300, 250, 90), (2000, 300, 250, 250), (400, 200, 200, 60)],
+)
+def test_far_from_its_middle_p_is_a_bound(n: int, a: int, b: int, both: int):
+    exact = hypergeom(n, a, b)
+    found = Common(both, a * b / n, exact.var(), min(a, b))
+    above = both > found.expected
+    tail = exact.logsf(both - 1) if above else exact.logcdf(both)
+    log10_p, _ = significance(found, [(a, b, n)])
+    assert log10_p is not None
+    assert tail / math.log(10) + math.log10(2) <= log10_p <= 0.4 * tail / math.log(10)
+
+
+def test_the_bound_over_matrices_of_unlike_densities():
+    """Against the exact distribution of a sum, which is a convolution."""
+    counts = [(60, 40, 200), (20, 30, 40), (7, 7, 100), (8, 30, 31)]
+    parts = [hypergeom(n, a, b) for a, b, n in counts]
+    exact = np.ones(1)
+    for part, (a, b, _) in zip(parts, counts, strict=True):
+        exact = np.convolve(exact, part.pmf(np.arange(min(a, b) + 1)))
+    mean, variance = (sum(getattr(part, of)() for part in parts) for of in ("mean", "var"))
+    for both in range(len(exact)):
+        upper, lower = exact[both:].sum(), exact[: both + 1].sum()
+        tail = upper if both > mean else lower
+        found = log_tail_bound(both, both > mean, counts)
+        assert found <= 0
+        if tail > 0:
+            assert found >= math.log(tail) - 1e-6
+        log10_p, _ = significance(Common(both, mean, variance, 0), counts)
+        assert log10_p is not None and (tail == 0 or log10_p > math.log10(tail) - 0.5)
+
+
+def test_no_probability_is_below_that_of_the_rarest_outcome():
+    counts = [(29_491, 29_491, 294_912)] * 36
+    total = sum((Common(a, a * b / n, hypergeom(n, a, b).var(), a) for a, b, n in counts), Common())
+    rarest = -sum(gammaln(n + 1) - gammaln(a + 1) - gammaln(n - a + 1) for a, _, n in counts)
+    log10_p, z = significance(total, counts)
+    assert log10_p is not None and z is not None and z > 3000
+    assert rarest / math.log(10) <= log10_p < -100_000
 
 
 def test_holm_by_hand():

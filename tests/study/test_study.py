@@ -43,6 +43,21 @@ def test_two_masks_by_hand(checkpoint: Make):
     json.dumps(document, allow_nan=False)
 
 
+def test_a_pair_is_judged_alone(checkpoint: Make):
+    """A third one that prunes what these two leave whole changes nothing between them."""
+    table = np.ones((5, 4))
+    table[1:4] = 0
+    a, b = checkpoint("a", query=HALF), checkpoint("b", query=1 - HALF, key=HALF)
+    third = checkpoint("c", word_embeddings=table, value=HALF)
+    dense = checkpoint("d")
+    alone = study(of(a, b)).to_json()["overlaps"][0]
+    among = study(of(a, b, third, dense)).to_json()["overlaps"]
+    found = next(pair for pair in among if (pair["first"], pair["second"]) == ("a", "b"))
+    assert found | {"log10_p_corrected": 0} == alone | {"log10_p_corrected": 0}
+    with_dense = {p["first"]: p for p in among if p["second"] == "d"}
+    assert all(pair["agreement"] is None for pair in with_dense.values())
+
+
 def test_pruned_embeddings_count_and_untouched_ones_do_not(checkpoint: Make):
     table = np.ones((5, 4))
     table[1] = 0

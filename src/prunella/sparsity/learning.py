@@ -51,7 +51,7 @@ class DriftingMasks(_Learning):
         masks: What it moves.
         start: The threshold before the first step.
         drift: gamma; 0 leaves the threshold where it is.
-        kept: Share of the weights at which masks stop; None never stops.
+        kept: Share of the weights at which masks stop, exactly; None never stops.
         every: Steps between choices.
     """
 
@@ -64,7 +64,18 @@ class DriftingMasks(_Learning):
         if self.kept is not None and self.masks.total_sparsity() >= 1 - self.kept:
             self.masks.learning = False
         elif step % self.every == 0:
-            self.masks.cut(self.start + self.drift * step)
+            threshold = self.start + self.drift * step
+            if self.kept is not None and self._left(threshold) < self.kept:
+                scores = {name: s.detach() for name, s in self.masks.scores.items()}
+                self.masks.choose(choose_highest(scores, self.masks.weights, self.kept, "global"))
+            else:
+                self.masks.cut(threshold)
+
+    def _left(self, threshold: float) -> float:
+        """The share that a threshold would leave."""
+        scores = self.masks.scores.values()
+        left = sum(int((s.detach() >= threshold).sum()) for s in scores)
+        return left / sum(s.numel() for s in scores)
 
 
 def choose_highest(

@@ -13,9 +13,6 @@ from prunella.errors import InputError
 from prunella.sparsity.criterion import Context, Criterion
 from prunella.sparsity.shares import Shares
 
-# The score of a removed weight that may not return: below any other, and nothing in a sum.
-_GONE = -1e-30
-
 
 class Pruning:
     """Chooses masks anew when the schedule says so; the same on every process.
@@ -33,13 +30,18 @@ class Pruning:
         self.masks, self.schedule = context.masks, context.schedule
         self.model, self.criterion, self.shares = context.model, criterion, shares
         self.window = window
+        self._zeros = self.masks.total_sparsity()  # that the model comes with
         self._real: Tensor | None = None
         self._hooks: list[Any] = []
 
     @property
     def asked(self) -> tuple[float, float]:
-        """The sparsity to reach, and how far whole groups may be from it."""
-        return self.shares.asked(self.masks, self.schedule.final)
+        """The sparsity to reach, and how far whole groups may be from it.
+
+        Where a matrix comes with more zeros than it is to have, the sum has more as well.
+        """
+        sparsity, rounded = self.shares.asked(self.masks, self.schedule.final)
+        return sparsity, rounded + self._zeros
 
     def before_step(self, step: int) -> None:
         """Before the first micro-batch of a step (counted from 1)."""
@@ -74,9 +76,11 @@ class Pruning:
             return
         self._join_sums()
         scores = {name: self._score(name) for name in self.masks.parameters}
-        keep = self.shares.choose(scores, self.schedule, step)
+        gone = {name: self._gone(name) for name in scores}
+        keep = self.shares.choose(scores, self.schedule, step, gone)
         del scores
         for name, parameter in self.masks.parameters.items():
+            keep[name] &= ~gone[name]
             _broadcast(keep[name].view(torch.uint8))
             moved = self.criterion.remaining(name, keep[name], step)
             self.masks.move({name: keep[name]})
@@ -131,11 +135,13 @@ class Pruning:
         kept = self.masks.kept(name)
         if self.criterion.gradients and _all_alike(score[kept]):
             score = self._by_size(name)
-        if not self.criterion.returns:
-            return score.masked_fill(~kept, _GONE)
-        # Zeros that the model came with have no value to return with: "kept", they would be lost.
-        nothing = ~kept & (self.masks.dense(name) == 0)
-        return score.masked_fill(nothing, score.amin().item()) if nothing.any() else score
+        return score
+
+    def _gone(self, name: str) -> Tensor:
+        """What cannot be kept: removed weights that may not return, or have no value to return
+        with, such as zeros that the model came with."""
+        removed = ~self.masks.kept(name)
+        return removed & (self.masks.dense(name) == 0) if self.criterion.returns else removed
 
     def _by_size(self, name: str) -> Tensor:
         """Magnitude instead of a score that has seen nothing yet: a student equals its teacher

@@ -25,10 +25,28 @@ class Shares:
     finals: Mapping[str, float]
 
     def choose(
-        self, scores: Mapping[str, Tensor], schedule: PruningSchedule, step: int
+        self,
+        scores: Mapping[str, Tensor],
+        schedule: PruningSchedule,
+        step: int,
+        gone: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Masks of weights, from scores of weights, at a step of a schedule."""
-        groups = self.pattern.groups(scores)
+        """Masks of weights at a step of a schedule.
+
+        Args:
+            scores: Of each weight, by matrix.
+            schedule: Says how much is to go.
+            step: When.
+            gone: True where a weight cannot be kept: it counts for nothing in its group, and groups
+                that have no other come last.
+        """
+        if gone is None:
+            groups = self.pattern.groups(scores)
+        else:
+            there = {name: score.masked_fill(gone[name], 0.0) for name, score in scores.items()}
+            left = self.pattern.groups({name: (~of).float() for name, of in gone.items()})
+            groups = self.pattern.groups(there)
+            groups = {key: _last(group, left[key] == 0) for key, group in groups.items()}
         first = self.pattern.first(groups)
         keep: dict[str, Tensor] = {}
         for final in dict.fromkeys(self.finals.get(key) for key in groups):
@@ -45,6 +63,13 @@ class Shares:
         wanted = sum(shape.numel() * self.finals.get(key, sparsity) for key, shape in sizes.items())
         rounded = sum(shape[0] if self.scope == "row" else 1 for shape in sizes.values())
         return wanted / total, rounded / total
+
+
+def _last(scores: Tensor, which: Tensor) -> Tensor:
+    """Some of the scores, set below all others."""
+    lowest = scores.amin()
+    below = torch.nextafter(lowest, lowest.new_tensor(-torch.inf))
+    return scores.masked_fill(which, below.item()) if which.any() else scores
 
 
 def named_densities(densities: Mapping[str, float], targets: Sequence[Target]) -> dict[str, float]:

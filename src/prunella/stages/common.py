@@ -19,6 +19,7 @@ from prunella.checkpoint import (
     Checkpoint,
     open_checkpoint,
     provenance,
+    refuse_own_inputs,
     write_json,
 )
 from prunella.errors import InputError, failed_to_write
@@ -86,6 +87,7 @@ def run_stage(
     hashes = {part: parent.weights_hash for part, parent in there.items()}
     # Apart from the weights: their hash is what masks and children know a model by.
     hashes |= {f"{part} tokenizer": parent.tokenizer_hash for part, parent in there.items()}
+    refuse_own_inputs(settings.out, {part: parent.path for part, parent in there.items()})
     identity = identity_of(stage, settings, hashes, data)
     workspace = _open_together(settings, identity)
     if workspace.finished:

@@ -56,6 +56,11 @@ def mask(settings: MaskSettings) -> Result:
 
 def _check(settings: MaskSettings) -> None:
     """Refuses settings that the method does not have."""
+    if settings.frozen:
+        raise InputError(
+            "frozen: the weights that are masked stay as they are in any case; leave it out, and "
+            "--exclude what is to stay whole"
+        )
     if settings.drift is not None and settings.method != "abp":
         raise InputError(f"drift: method {settings.method} has none; leave it out, or take abp")
     if settings.method == "zhao" and "kept" in settings.model_fields_set:

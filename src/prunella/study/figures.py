@@ -43,13 +43,26 @@ class Figures:
         matrices: For each sub-network its matrices by place.
         layers: For each sub-network its layers' connections; None where they cannot be judged.
         overlaps: Every pair.
-        compared: The places that overlaps are taken over: those that some sub-network pruned.
+        compared: The places that some sub-network pruned; a pair is compared over those of them
+            that one of the two pruned.
     """
 
     matrices: list[dict[Place, Matrix]]
     layers: list[dict[int, Connections | None]]
     overlaps: list[Overlap]
     compared: list[Place]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A matrix of a pair: what each keeps of it, and whether one of them pruned it."""
+
+    place: Place
+    common: Common
+    a: int
+    b: int
+    size: int
+    pruned: bool
 
 
 def count(
@@ -65,7 +78,7 @@ def count(
     places = sorted({p for network in networks for p in network.shapes}, key=lambda p: p.order)
     matrices: list[dict[Place, Matrix]] = [{} for _ in networks]
     margins: list[dict[int, dict[str, Margins]]] = [defaultdict(dict) for _ in networks]
-    shared: dict[tuple[int, int], list[tuple[Place, Common, int, int, int]]] = defaultdict(list)
+    shared: dict[tuple[int, int], list[_Shared]] = defaultdict(list)
     compared: list[Place] = []
     for place in places:
         before(str(place))
@@ -79,13 +92,15 @@ def count(
             if place.layer is not None:
                 held = Margins(found.fan_in, found.fan_out)
                 margins[number][place.layer].setdefault(place.component, held)
-        if not any(b.kept <= (1 - _PRUNED_FROM) * b.size for b in bits.values()):
+        pruned = {i for i, b in bits.items() if b.kept <= (1 - _PRUNED_FROM) * b.size}
+        if not pruned:
             continue
         compared.append(place)
         for i, j in combinations(bits, 2):
             a, b = bits[i], bits[j]
             if len(a.fan_in) == len(b.fan_in) and a.size == b.size:
-                shared[i, j].append((place, common(a, b), a.kept, b.kept, a.size))
+                item = _Shared(place, common(a, b), a.kept, b.kept, a.size, bool(pruned & {i, j}))
+                shared[i, j].append(item)
     return Figures(
         matrices,
         [
@@ -117,14 +132,16 @@ def _matrix(place: Place, mask: np.ndarray, bits: Bits, spectra: bool) -> Matrix
     )
 
 
-def _overlaps(
-    shared: dict[tuple[int, int], list[tuple[Place, Common, int, int, int]]],
-) -> list[Overlap]:
-    """Every pair, with p corrected for how many pairs there are."""
+def _overlaps(shared: dict[tuple[int, int], list[_Shared]]) -> list[Overlap]:
+    """Every pair, with p corrected for how many pairs there are.
+
+    What neither of a pair pruned would make the two look alike, and is left out, whatever a third
+    one did; two that pruned nothing are compared over all that others pruned.
+    """
     found = []
-    for pair, items in sorted(shared.items()):
-        kept = sum(item[2] for item in items), sum(item[3] for item in items)
-        parts = [(item[0].component, item[1]) for item in items]
-        found.append(overlap(pair, parts, kept, sum(item[4] for item in items)))
+    for pair, every in sorted(shared.items()):
+        items = [item for item in every if item.pruned] or every
+        parts = [(item.place.component, item.common) for item in items]
+        found.append(overlap(pair, parts, [(item.a, item.b, item.size) for item in items]))
     corrected = holm([pair.log10_p for pair in found])
     return [replace(pair, log10_p_corrected=p) for pair, p in zip(found, corrected, strict=True)]

@@ -60,6 +60,7 @@ class Network:
         name: Short, and different from those of the others.
         path: Folder or file.
         shapes: (outputs, inputs) of every matrix; an embedding table has a row for each entry.
+        layers: Of the model; a mask may leave some whole, and does not hold them.
         heads: Attention heads of a layer; None if the configuration does not say.
         record: Provenance: the stage, its settings, its parents; empty for what others made.
         read: The mask of a matrix, bool, True where the weight is not zero; all of it where only
@@ -70,6 +71,7 @@ class Network:
     name: str
     path: Path
     shapes: Mapping[Place, tuple[int, int]]
+    layers: int
     heads: int | None
     record: Mapping[str, Any]
     read: Callable[[Place], np.ndarray] = field(repr=False)
@@ -90,7 +92,13 @@ def open_networks(paths: Sequence[str]) -> list[Network]:
         twice = next(path for path in resolved if resolved.count(path) > 1)
         raise InputError(f"{twice}: named twice; name each sub-network once")
     # All masks have one file name; what tells them apart is the folder.
-    names = short_names([path.parent if path.name == MASK_FILE else path for path in resolved])
+    places = [path.parent if path.name == MASK_FILE else path for path in resolved]
+    unlike = list(dict.fromkeys(places))
+    short = dict(zip(unlike, short_names(unlike), strict=True))
+    names = [
+        f"{short[place]}/{MASK_FILE}" if path != place in resolved else short[place]
+        for path, place in zip(resolved, places, strict=True)
+    ]
     networks = [_open(Path(path), name) for path, name in zip(paths, names, strict=True)]
     for other in networks[1:]:
         _check_alike(networks[0], other)
@@ -142,6 +150,7 @@ def _of_folder(checkpoint: Checkpoint, name: str) -> Network:
         name,
         checkpoint.path,
         shapes,
+        _layers(shapes),
         _heads(checkpoint.config),
         checkpoint.provenance or {},
         read,
@@ -172,7 +181,7 @@ def _of_packed(packed: PackedFile, name: str) -> Network:
         return np.asarray((values & 0x7FFF if values.dtype == np.uint16 else values) != 0)
 
     shapes = {place: _two(packed.info(tensor).shape) for place, tensor in tensors.items()}
-    return Network(name, packed.path, shapes, _heads(config), record, read, biased)
+    return Network(name, packed.path, shapes, _layers(shapes), _heads(config), record, read, biased)
 
 
 def _of_mask(mask: MaskFile, name: str) -> Network:
@@ -191,7 +200,9 @@ def _of_mask(mask: MaskFile, name: str) -> Network:
     config = _json(mask.packed.files.get("config.json", b"{}"), mask.path)
     task = mask.packed.metadata.get("task")
     record = {"stage": "mask", "task": task, "mask": mask.learned}
-    return Network(name, mask.path, shapes, _heads(config), record, read, biased)
+    said = config.get("num_hidden_layers") or config.get("n_layers")
+    layers = said if isinstance(said, int) else _layers(shapes)
+    return Network(name, mask.path, shapes, layers, _heads(config), record, read, biased)
 
 
 def _chosen(kept: np.ndarray, rounded: bool) -> np.ndarray:
@@ -246,12 +257,15 @@ def _check_alike(first: Network, other: Network) -> None:
                 f"{other.path}: {place} is {_times(other.shapes[place])}, in {first.path} it is "
                 f"{_times(first.shapes[place])}; study models of one architecture together"
             )
-    layers = [len({place.layer for place in n.shapes} - {None}) for n in (first, other)]
-    if layers[0] != layers[1]:
+    if first.layers != other.layers:
         raise InputError(
-            f"{other.path}: has {layers[1]} layers, {first.path} has {layers[0]}; study models of "
-            "one architecture together"
+            f"{other.path}: has {other.layers} layers, {first.path} has {first.layers}; study "
+            "models of one architecture together"
         )
+
+
+def _layers(shapes: Mapping[Place, Any]) -> int:
+    return len({place.layer for place in shapes} - {None})
 
 
 def _heads(config: Mapping[str, Any]) -> int | None:

@@ -123,11 +123,12 @@ def outputs(paths: Sequence[Path], file: str, count: int) -> Outputs:
             other = load_tokenizer(checkpoint)
             named = {"first": folders[first], "other": folders[number]}
             check_same_vocabulary(tokenizer, other, named)
+    length = min(_MOST_TOKENS, *(_positions(checkpoint) for checkpoint in checkpoints.values()))
     batches = [
         tokenizer(
             texts[i : i + _BATCH],
             truncation=True,
-            max_length=_MOST_TOKENS,
+            max_length=length,
             padding=True,
             return_special_tokens_mask=True,
             return_tensors="pt",
@@ -176,6 +177,12 @@ def _texts(file: str, count: int) -> list[str]:
     if not found:
         raise InputError(f"{file}: no text in it")
     return found
+
+
+def _positions(checkpoint: Checkpoint) -> int:
+    from prunella.models import load_config, positions
+
+    return positions(load_config(checkpoint)) or _MOST_TOKENS
 
 
 def _column(record: dict[str, Any]) -> str | None:

@@ -20,7 +20,8 @@ ABOUT = About(
     "2009.11094), agreement has the form of Cohen's kappa (1960). Test: given the counts a and b "
     "of a matrix of n weights, the common ones of independent masks are hypergeometric, mean "
     "ab / n, variance ab (n - a)(n - b) / (n^2 (n - 1)); sums over matrices are taken as normal "
-    "with continuity correction, two-sided, and Holm's correction (1979) holds over all pairs.",
+    "with continuity correction, beyond 5 standard deviations as Chernoff's bound has it (p is so "
+    "much at most); two-sided, and Holm's correction (1979) holds over all pairs.",
     "With millions of weights the smallest dependence is significant: read the size, not p. "
     "Masks that magnitudes chose from one dense parent overlap because the weights are the same. "
     "Rows and columns are matched by the product of their shares. Where these are very uneven that "
@@ -28,6 +29,11 @@ ABOUT = About(
     "masks of largest entropy with the same counts it was, in one trial each, 13 % too high where "
     "11 % were kept, and 0.5 % too low where 79 % were.",
 )
+
+
+# The normal approximation is used from this variance on, up to so many standard deviations.
+_NORMAL_FROM, _NORMAL_TO = 10.0, 5.0
+_STEEPEST = 500.0  # e^t must not overflow
 
 
 @dataclass(frozen=True)
@@ -126,19 +132,22 @@ def common(a: Bits, b: Bits) -> Common:
 
 
 def overlap(
-    pair: tuple[int, int], shared: Sequence[tuple[str, Common]], kept: tuple[int, int], size: int
+    pair: tuple[int, int],
+    shared: Sequence[tuple[str, Common]],
+    counts: Sequence[tuple[int, int, int]],
 ) -> Overlap:
     """Judges a pair.
 
     Args:
         pair: Indices of the two.
         shared: For each matrix its component and what is common.
-        kept: Weights that each of the two keeps in all of these matrices.
-        size: Weights of these matrices.
+        counts: For each matrix the weights that each of the two keeps, and all of them.
     """
     total = sum((found for _, found in shared), Common())
+    kept = sum(a for a, _, _ in counts), sum(b for _, b, _ in counts)
+    size = sum(n for _, _, n in counts)
     a, b = (count / size if size else 0.0 for count in kept)
-    log10_p, z = significance(total)
+    log10_p, z = significance(total, counts)
     components = dict.fromkeys(component for component, _ in shared)
     return Overlap(
         *pair,
@@ -163,8 +172,14 @@ def agreement(found: Common) -> float | None:
     return (found.both - found.expected) / room if room > 1e-9 else None
 
 
-def significance(found: Common) -> tuple[float | None, float | None]:
-    """(log10 of the two-sided p, z) of independence, by the normal approximation."""
+def significance(
+    found: Common, counts: Sequence[tuple[int, int, int]]
+) -> tuple[float | None, float | None]:
+    """(log10 of the two-sided p, z) of independence.
+
+    Near its middle the sum is taken as normal; further out, and where it is too small a number for
+    that, twice Chernoff's bound of the tail is p at most.
+    """
     if found.variance <= 0:
         return None, None
     from scipy.special import log_ndtr
@@ -172,8 +187,45 @@ def significance(found: Common) -> tuple[float | None, float | None]:
     deviation = math.sqrt(found.variance)
     difference = found.both - found.expected
     corrected = max(0.0, abs(difference) - 0.5) / deviation
-    log_p = min(0.0, math.log(2) + float(log_ndtr(-corrected)))
+    log_tail = float(log_ndtr(-corrected))
+    if found.variance < _NORMAL_FROM or corrected > _NORMAL_TO:
+        log_tail = max(log_tail, log_tail_bound(found.both, difference > 0, counts))
+    log_p = min(0.0, math.log(2) + log_tail)
     return log_p / math.log(10), difference / deviation
+
+
+def log_tail_bound(both: float, above: bool, counts: Sequence[tuple[int, int, int]]) -> float:
+    """Chernoff's bound of the log-probability that masks share as many weights, or as few.
+
+    The common weights of a matrix are hypergeometric, whose moments are below those of as many
+    draws with replacement (Hoeffding 1963, theorem 4): log P <= min over t of K(t) - t * both, K
+    the sum of draws * log(1 - q + q e^t).
+
+    Args:
+        both: The common weights.
+        above: Whether the upper tail is meant.
+        counts: As in `overlap`.
+    """
+    draws = np.array([min(a, b) for a, b, _ in counts], np.float64)
+    share = np.array([max(a, b) / n if n else 0.0 for a, b, n in counts])
+
+    def tilted(t: float) -> np.ndarray:
+        """Shares under e^t, as the derivative of K has them."""
+        up = share * math.exp(min(t, 0.0))
+        down = (1 - share) * math.exp(min(-t, 0.0))
+        return up / np.maximum(up + down, 1e-300)
+
+    def exponent(t: float) -> float:
+        logs = max(t, 0.0) + np.log(
+            np.maximum(share * math.exp(min(t, 0.0)) + (1 - share) * math.exp(-max(t, 0.0)), 1e-300)
+        )
+        return float(draws @ logs) - t * both
+
+    low, high = (0.0, _STEEPEST) if above else (-_STEEPEST, 0.0)
+    for _ in range(100):  # K is convex, so its derivative crosses `both` once
+        middle = (low + high) / 2
+        low, high = (middle, high) if draws @ tilted(middle) < both else (low, middle)
+    return min(0.0, exponent((low + high) / 2))
 
 
 def holm(log10_p: Sequence[float | None]) -> list[float | None]:

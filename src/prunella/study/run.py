@@ -16,7 +16,7 @@ from prunella.report.terminal import table
 from prunella.settings import StudySettings
 from prunella.study.clustering import Clusters, cluster
 from prunella.study.figures import Figures, Matrix, count
-from prunella.study.networks import EMBEDDINGS, Network, open_networks
+from prunella.study.networks import Network, open_networks
 from prunella.study.outputs import Outputs, outputs
 from prunella.study.records import labels_of
 
@@ -42,9 +42,12 @@ class Study:
     out: Path | None
 
     def encoder(self, number: int) -> tuple[int, int]:
-        """(weights, kept weights) of a sub-network's matrices other than embeddings."""
+        """(weights, kept weights) of the matrices of a sub-network's layers.
+
+        A pooler is left out: it is the task's where the backbone has none, and not in its mask.
+        """
         matrices = self.figures.matrices[number].items()
-        found = [matrix for place, matrix in matrices if place.component != EMBEDDINGS]
+        found = [matrix for place, matrix in matrices if place.layer is not None]
         return sum(m.size for m in found), sum(m.kept for m in found)
 
     def connected(self, number: int) -> tuple[Any, ...]:
