@@ -268,7 +268,7 @@ def _dropped(text: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _show_evaluation(console: Console, result: Any) -> None:
-    console.print(f"[bold]{result.model}[/] on {result.rows:,} rows of {result.data}")
+    console.print(f"[bold]{result.model}[/] on {_rows(result)} of {result.data}")
     rows = [
         [name.replace("_", " "), _figure(name, value)]
         for name, value in (*result.metrics.items(), *result.counts.items())
@@ -281,6 +281,10 @@ def _show_evaluation(console: Console, result: Any) -> None:
         _show_types(console, result.by_type)
     if result.predictions:
         console.print(f"predictions: {result.predictions}")
+
+
+def _rows(result: Any) -> str:
+    return f"{result.rows:,} row{'' if result.rows == 1 else 's'}"
 
 
 def _show_types(console: Console, by_type: Mapping[str, Mapping[str, float]]) -> None:
@@ -300,7 +304,7 @@ def _show_types(console: Console, by_type: Mapping[str, Mapping[str, float]]) ->
 
 def _show_comparison(console: Console, result: Any) -> None:
     console.print(f"A  [bold]{result.model}[/]\nB  [bold]{result.against}[/]")
-    console.print(f"on {result.rows:,} rows of {result.data}")
+    console.print(f"on {_rows(result)} of {result.data}")
     columns = [Column("figure"), *(Column(name, numeric=True) for name in ("A", "B", "A - B"))]
     rows = [
         [

@@ -45,11 +45,13 @@ def test_two_masks_by_hand(checkpoint: Make):
 
 def test_a_pair_is_judged_alone(checkpoint: Make):
     """A third one that prunes what these two leave whole changes nothing between them."""
-    table = np.ones((5, 4))
-    table[1:4] = 0
-    a, b = checkpoint("a", query=HALF), checkpoint("b", query=1 - HALF, key=HALF)
+    table, padding = np.ones((500, 4)), np.ones((500, 4))
+    table[1:250] = 0
+    padding[0, 0] = 0  # too few to count
+    held = {"word_embeddings": padding}
+    a, b = checkpoint("a", query=HALF, **held), checkpoint("b", query=1 - HALF, key=HALF, **held)
     third = checkpoint("c", word_embeddings=table, value=HALF)
-    dense = checkpoint("d")
+    dense = checkpoint("d", **held)
     alone = study(of(a, b)).to_json()["overlaps"][0]
     among = study(of(a, b, third, dense)).to_json()["overlaps"]
     found = next(pair for pair in among if (pair["first"], pair["second"]) == ("a", "b"))

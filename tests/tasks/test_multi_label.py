@@ -46,8 +46,10 @@ def test_a_column_for_each_label() -> None:
     assert (rows.names, rows.labels.tolist()) == (["rude", "threat"], [[1, 0], [0, 1], [1, 1]])
     again = read(rows.names, **given)  # the model's labels are columns
     assert again.labels.tolist() == rows.labels.tolist()
-    with pytest.raises(InputError, match="must be the same in the same order"):
-        read(["rude", "threat"], Columns(label="threat,rude"), **given)
+    turned = read(["rude", "threat"], Columns(label="threat,rude"), **given)
+    assert (turned.names, turned.labels.tolist()) == (rows.names, rows.labels.tolist())
+    with pytest.raises(InputError, match="labels are rude, threat, .* head rude, kind; they must"):
+        read(["rude", "kind"], columns, **given)
     with pytest.raises(InputError, match=r"column 'rude': .* holds 0 or 1; found 2 in row 1"):
         read(columns=columns, rude=[2], threat=[0])
 

@@ -8,7 +8,7 @@ of embeddings are held once, but for tasks that mask them as well.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -159,10 +159,12 @@ def _named(masks: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, 
 
     A file that is called as `prunella mask` calls all of them has the name of its folder.
     """
+    files = masks.values() if isinstance(masks, Mapping) else masks
+    alone = isinstance(masks, (str, Path)) or not isinstance(files, Iterable)
+    if alone or not all(isinstance(path, (str, Path)) for path in files):
+        raise InputError(f"masks must be a list of files or a mapping to files, not {masks!r}")
     if isinstance(masks, Mapping):
         return dict(masks)
-    if isinstance(masks, (str, Path)):
-        raise InputError(f"masks must be a list of files or a mapping, not {str(masks)!r}")
     found: dict[str, str | Path] = {}
     for path in masks:
         place = Path(path).absolute()

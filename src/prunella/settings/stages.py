@@ -141,8 +141,8 @@ class FineTuneSettings(OutputSettings, TaskSettings, TrainingSettings):
     """balanced counts rare classes as much as common ones in the loss on the labels."""
     distillation: DistillationSettings = DistillationSettings(logits=0.5, hidden=0.5)
     """Signals from the teacher."""
-    cache_gigabytes: Positive = 8.0
-    """Teacher outputs are computed once and kept on disk up to this size; beyond it hidden states are recomputed."""
+    cache_gigabytes: Annotated[float, Field(ge=0)] = 8.0
+    """Teacher outputs are computed once and kept on disk up to this size; beyond it hidden states are recomputed, to the same bits."""
 
 
 class TransferSettings(FineTuneSettings):

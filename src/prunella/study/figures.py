@@ -12,7 +12,7 @@ import numpy as np
 from prunella.study.connections import Connections, Margins, connections
 from prunella.study.fan import Fan, fan
 from prunella.study.networks import EMBEDDINGS, Network, Place
-from prunella.study.overlap import Bits, Common, Overlap, common, holm, overlap, to_bits
+from prunella.study.overlap import Bits, Common, Overlap, common, holm, overlap, to_bits, whole
 from prunella.study.spectrum import Spectrum, spectrum
 
 # Below this share of zeros a matrix counts as never pruned: a few weights are zero by accident.
@@ -96,8 +96,10 @@ def count(
         if not pruned:
             continue
         compared.append(place)
-        for i, j in combinations(bits, 2):
-            a, b = bits[i], bits[j]
+        # A row that is zero by accident, as of padding, would make all that have it look alike.
+        counted = {i: b if i in pruned else whole(b) for i, b in bits.items()}
+        for i, j in combinations(counted, 2):
+            a, b = counted[i], counted[j]
             if len(a.fan_in) == len(b.fan_in) and a.size == b.size:
                 item = _Shared(place, common(a, b), a.kept, b.kept, a.size, bool(pruned & {i, j}))
                 shared[i, j].append(item)

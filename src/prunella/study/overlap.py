@@ -119,6 +119,12 @@ def to_bits(mask: np.ndarray) -> Bits:
     return Bits(words.view(np.uint64), mask.size, int(fan_in.sum()), fan_in, fan_out)
 
 
+def whole(bits: Bits) -> Bits:
+    """The same matrix with all of its weights kept."""
+    rows, columns = len(bits.fan_in), len(bits.fan_out)
+    return bits if bits.kept == bits.size else to_bits(np.ones((rows, columns), np.bool_))
+
+
 def common(a: Bits, b: Bits) -> Common:
     """Counts what two masks of one matrix share, and what they would share by chance."""
     both = int(np.bitwise_count(a.words & b.words).sum(dtype=np.int64))

@@ -70,7 +70,7 @@ def _lead(study: Study) -> str:
         f"{count} sub-networks. Most alike are {names[high.first]} and {names[high.second]}: "
         f"{100 * (high.agreement or 0):.1f} % of the way from chance to the most possible overlap"
     )
-    if len(known) > 1:
+    if low.agreement != high.agreement:
         text += (
             f"; least alike are {names[low.first]} and {names[low.second]} "
             f"({100 * (low.agreement or 0):.1f} %)"

@@ -117,11 +117,12 @@ def _flag_columns(
 def _from_columns(
     table: datasets.Dataset, flags: list[str], names: list[str] | None, source: str
 ) -> tuple[np.ndarray, list[str]]:
-    if names and names != flags:
+    if names and set(names) != set(flags):
         raise InputError(
             f"{source}: the labels are {', '.join(flags)}, those of training or of the model's "
-            f"head {', '.join(names)}; they must be the same in the same order"
+            f"head {', '.join(names)}; they must be the same"
         )
+    flags = names or flags
     meaning = {0: 0, 1: 1, "0": 0, "1": 1}  # False and True are 0 and 1 as keys, too
     labels = np.zeros((len(table), len(flags)), np.int64)
     for number, name in enumerate(flags):
