@@ -272,13 +272,14 @@ def upstream_scores_table(records: Sequence[Mapping[str, Any]]) -> str:
     """How near upstream runs that differ in their score come to the dense model."""
     if not records:
         return NOT_YET
-    lines = head(["score", "zeros", "tokens", "minutes", "hidden distance, held out"])
+    lines = head(["score", "scope", "zeros", "tokens", "minutes", "hidden distance, held out"])
     for record in sorted(records, key=lambda r: r["metrics"]["hidden_distance"]):
         settings, metrics = record["settings"], record["metrics"]
         lines.append(
             row(
                 [
                     settings["score"],
+                    settings["scope"],
                     f"{100 * settings['sparsity']:g} %",
                     f"{metrics['tokens'] / 1e6:.2f} M",
                     f"{record['seconds'] / 60:.1f}",
@@ -286,8 +287,12 @@ def upstream_scores_table(records: Sequence[Mapping[str, Any]]) -> str:
                 ]
             )
         )
-    commands = (r["command"].replace(f"--score {r['settings']['score']}", "--score SCORE")
-                for r in records)  # fmt: skip
+    commands = [
+        r["command"]
+        .replace(f"--score {r['settings']['score']}", "--score SCORE")
+        .replace(f"--scope {r['settings']['scope']}", "--scope SCOPE")
+        for r in records
+    ]
     machines = dict.fromkeys(r["machine"]["processor"] for r in records)
     lines += ["", f"One seed, one thread, {', '.join(machines)}."]
     return "\n".join([*lines, *(f"`{command}`" for command in dict.fromkeys(commands))])
