@@ -44,7 +44,7 @@ def test_figures_and_command_without_paths(checkpoint: Path) -> None:
     assert found["command"] == "prunella prune --model MODEL --text TEXT --text TEXT --steps 400"
     assert "/home" not in json.dumps(found)
     shown = tables.upstream_scores_table([found])
-    assert "| sparsegpt | 90 % | 0.82 M | 7.5 | 0.147 |" in shown
+    assert "| sparsegpt | uniform | 90 % | 0.82 M | 7.5 | 0.147 |" in shown
 
 
 def test_other_stages_are_refused(checkpoint: Path) -> None:
