@@ -91,7 +91,10 @@ def test_zeros_of_the_model_stay_zero_where_a_matrix_has_too_many(
                 parameter.add_(pruning.masks.kept(name).float())
     assert all((matrices[name][at] == 0).all() for name, at in zeros.items())
     wanted, off = pruning.asked
-    assert abs(pruning.masks.total_sparsity() - wanted) <= off
+    assert off < 0.2 and abs(pruning.masks.total_sparsity() - wanted) <= off
+    again = pruning_of(tiny(), sparsity=0.6, score=score, **more)
+    again.load_state_dict(pruning.state_dict())  # a run that was killed after its last choice
+    assert again.asked == pruning.asked
 
 
 def test_blocks_are_summed_and_go_whole() -> None:

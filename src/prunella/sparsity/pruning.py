@@ -13,6 +13,8 @@ from prunella.errors import InputError
 from prunella.sparsity.criterion import Context, Criterion
 from prunella.sparsity.shares import Shares
 
+_LACKING = "lacking"
+
 
 class Pruning:
     """Chooses masks anew when the schedule says so; the same on every process.
@@ -30,7 +32,7 @@ class Pruning:
         self.masks, self.schedule = context.masks, context.schedule
         self.model, self.criterion, self.shares = context.model, criterion, shares
         self.window = window
-        self._zeros = self.masks.total_sparsity()  # that the model comes with
+        self._lacking = 0  # weights that the last choice would have kept, but the model lacks
         self._real: Tensor | None = None
         self._hooks: list[Any] = []
 
@@ -41,7 +43,8 @@ class Pruning:
         Where a matrix comes with more zeros than it is to have, the sum has more as well.
         """
         sparsity, rounded = self.shares.asked(self.masks, self.schedule.final)
-        return sparsity, rounded + self._zeros
+        total = sum(parameter.numel() for parameter in self.masks.parameters.values())
+        return sparsity + self._lacking / total, rounded
 
     def before_step(self, step: int) -> None:
         """Before the first micro-batch of a step (counted from 1)."""
@@ -79,6 +82,7 @@ class Pruning:
         gone = {name: self._gone(name) for name in scores}
         keep = self.shares.choose(scores, self.schedule, step, gone)
         del scores
+        self._lacking = sum(int((keep[name] & gone[name]).sum()) for name in keep)
         for name, parameter in self.masks.parameters.items():
             keep[name] &= ~gone[name]
             _broadcast(keep[name].view(torch.uint8))
@@ -99,17 +103,21 @@ class Pruning:
             for total in self.criterion.sums.values():
                 total.zero_()
         parts = {"state": self.criterion.state, "sums": self.criterion.sums}
-        return {
+        held = {
             f"{part}|{name}": tensor.contiguous()
             for part, tensors in parts.items()
             for name, tensor in tensors.items()
         }
+        return held | ({_LACKING: torch.tensor(self._lacking)} if self._lacking else {})
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         device = next(iter(self.masks.parameters.values())).device
         self.criterion.state.clear()
         self.criterion.sums.clear()
+        self._lacking = int(state.get(_LACKING, 0))
         for key, value in state.items():
+            if key == _LACKING:
+                continue
             part, name = key.split("|", 1)
             value = value.to(device, copy=True)
             if part == "state":
