@@ -149,13 +149,11 @@ def open_for_evaluation(
     settings = as_trained(settings, checkpoint)
     name = kind_of_head(checkpoint, config) if settings.kind == "auto" else settings.kind
     names = label_names(config) if KINDS[name].named else None
-    check_head(checkpoint, KINDS[name], label_names(config) if KINDS[name].named else [], config)
+    check_head(checkpoint, KINDS[name], names or [], config)
     kind, rows = read_split(settings, settings.data, settings.split, name, names)
     record = (checkpoint.provenance or {}).get("task") or {}
-    if record.get("kind") == kind.name:
-        check_pairs(
-            kind, rows, settings.data, bool(record.get("pairs")), "the model was trained on"
-        )
+    if record.get("kind") == kind.name and "pairs" in record:
+        check_pairs(kind, rows, settings.data, record["pairs"], "the model was trained on")
     reading = reading_of(settings, kind, load_tokenizer(checkpoint), [config])
     examples = Examples(kind, rows, kind.encode(rows, reading), reading)
     return examples, deciding_of(settings, kind.traits(rows))
