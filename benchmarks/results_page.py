@@ -44,9 +44,10 @@ class Page:
     @cached_property
     def blocks(self) -> dict[str, Callable[[], plots.Block]]:
         """What can stand in the document, by name."""
-        ofa, domain, worth = (self._read(name) for name in ("prune-ofa", "domain", "worth"))
-        adapting, criteria = (self._read(name) for name in ("adapting", "criteria"))
-        every = [ofa, domain, worth, adapting, criteria]
+        ofa, longer, domain = (self._read(name) for name in ("prune-ofa", "longer", "domain"))
+        worth, adapting, criteria = (self._read(n) for n in ("worth", "adapting", "criteria"))
+        every = [ofa, longer, domain, worth, adapting, criteria]
+        beside = ["dense", "sparse-90", "taught-sparse-90", *longer.own()]
         relative = [(Arm("dense", "fp32"), True)]
         in_points = [(Arm("dense", "fp32"), False), (Arm("adapted-dense", "fp32"), False)]
         return {
@@ -58,6 +59,8 @@ class Page:
             "prune-ofa-plot": lambda: plots.sparsity_plot(ofa),
             "prune-ofa-tuning": lambda: tables.tuning_table(ofa),
             "prune-ofa-notes": lambda: tables.notes(ofa.matrix),
+            "longer-fp32": lambda: tables.quality_table(longer, "fp32", relative, beside),
+            "longer-int8": lambda: tables.quality_table(longer, "int8", relative, beside),
             "domain-fp32": lambda: tables.quality_table(domain, "fp32", in_points),
             "domain-sizes": lambda: tables.size_table(domain),
             "domain-tuning": lambda: tables.tuning_table(domain),

@@ -24,7 +24,6 @@ Weights = Literal["fp32", "int8"]
 Family = Literal[
     "dense",
     "sparse",
-    "sparse-longer",
     "sparse-taught",
     "task-time",
     "gmp",

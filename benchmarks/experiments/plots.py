@@ -24,7 +24,6 @@ _ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain l
 _FAMILIES = {
     "sparse": "pruned upstream",
     "sparse-taught": "pruned upstream, taught on text",
-    "sparse-longer": "pruned upstream, trained otherwise",
     "gmp": "pruned at task time (GMP)",
     "task-time": "pruned at task time (SNIP, global)",
     "one-shot": "magnitude in one shot",

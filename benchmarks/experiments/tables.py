@@ -30,6 +30,10 @@ class Study:
     def seeds(self) -> tuple[int, ...]:
         return self.matrix.seeds
 
+    def own(self) -> list[str]:
+        """The models that this matrix describes, without those of the one it extends."""
+        return [m for m, owner in self.matrix.owners.items() if owner == self.matrix.name]
+
     def arms(self) -> list[Arm]:
         return [Arm(model, w) for w in self.matrix.weights for model in self.matrix.models]
 
@@ -48,23 +52,29 @@ def read_study(name: str, results: Path, matrices: Path) -> Study:
     return Study(matrix, records, known("tuning"), Scores(records))
 
 
-def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm, bool]]) -> str:
+def quality_table(
+    study: Study,
+    weights: Weights,
+    references: Sequence[tuple[Arm, bool]],
+    models: Sequence[str] | None = None,
+) -> str:
     """A row a model, a column a task; then how it differs from `references` on average.
 
     A reference comes with whether differences are in per cent of it; otherwise they are in points.
-    Tasks and models without any result are named below.
+    Tasks and models without any result are named below. `models` are those to show, by default all.
     """
     matrix, scores = study.matrix, study.scores
+    asked = {m: matrix.models[m] for m in models or matrix.models}
     run = [
         (model, task)
-        for model in matrix.models
+        for model in asked
         for task in matrix.tasks
         if scores.of(Arm(model, weights), task)
     ]
     if not run:
         return NOT_YET
     tasks = [task for task in matrix.tasks if any(task == t for _, t in run)]
-    models = {m: e for m, e in matrix.models.items() if any(m == known for known, _ in run)}
+    shown = {m: e for m, e in asked.items() if any(m == known for known, _ in run)}
     heads = [weights, *(_title(study, task) for task in tasks)]
     heads += [
         f"against {matrix.models[reference.model].title} {reference.weights}, "
@@ -73,7 +83,7 @@ def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm
     ]
     heads += ["cost of int8, points"] * (weights == "int8") + ["repeat"]
     lines = head(heads)
-    for model, entry in models.items():
+    for model, entry in shown.items():
         arm = Arm(model, weights)
         cells = [entry.title, *(cell(scores.spread(arm, t), study.seeds) for t in tasks)]
         for reference, relative in references:
@@ -84,7 +94,7 @@ def quality_table(study: Study, weights: Weights, references: Sequence[tuple[Arm
             cells.append(_difference(found, len(tasks)))
         lines.append(row([*cells, f"`--only {model}`"]))
     lines += ["", source(study)]
-    missing = [entry.title for model, entry in matrix.models.items() if model not in models]
+    missing = [entry.title for model, entry in asked.items() if model not in shown]
     missing += [entry.title for task, entry in matrix.tasks.items() if task not in tasks]
     if missing:
         lines += ["", f"Not run yet: {'; '.join(missing)}."]
