@@ -40,7 +40,7 @@ class Shares:
             gone: True where a weight cannot be kept: it counts for nothing in its group, and groups
                 that have no other come last.
         """
-        if gone is None:
+        if gone is None or not any(of.any() for of in gone.values()):  # as from a dense start
             groups = self.pattern.groups(scores)
         else:
             there = {name: score.masked_fill(gone[name], 0.0) for name, score in scores.items()}
