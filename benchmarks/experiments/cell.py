@@ -114,7 +114,9 @@ class CellRun:
         self._fine_tune_settings()
         if "int8" in weights:
             self._quantize_settings()
-        for rows in self.place.rows(self.cell):
+        further = {f for stage in self.cell.stages.values() for f in stage.get("unlabelled", ())}
+        files = [self.place.data / file for file in sorted(further)]
+        for rows in (*self.place.rows(self.cell), *files):
             if not rows.exists():
                 raise InputError(f"{rows}: no such file; --data names the folder of all data")
 
@@ -177,6 +179,8 @@ class CellRun:
             "seed": self.cell.seed,
             "threads": self.place.threads,
         }
+        if files := values.get("unlabelled"):
+            values["unlabelled"] = [str(self.place.data / file) for file in files]
         if self.teacher:
             values["teacher"] = str(self.teacher.fine_tuned)
         return values

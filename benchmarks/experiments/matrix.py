@@ -25,6 +25,7 @@ Family = Literal[
     "dense",
     "sparse",
     "sparse-taught",
+    "sparse-unlabelled",
     "task-time",
     "gmp",
     "one-shot",

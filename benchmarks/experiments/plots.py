@@ -24,6 +24,7 @@ _ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain l
 _FAMILIES = {
     "sparse": "pruned upstream",
     "sparse-taught": "pruned upstream, taught on text",
+    "sparse-unlabelled": "pruned upstream, with unlabelled rows",
     "gmp": "pruned at task time (GMP)",
     "task-time": "pruned at task time (SNIP, global)",
     "one-shot": "magnitude in one shot",

@@ -23,6 +23,8 @@ from prunella.settings import Settings
 # Settings that change where or how often something is written, never the result.
 _NO_INFLUENCE = {"out", "overwrite", "save_every", "log_every", "report_to", "cache", "dry_run"}
 _NO_INFLUENCE |= {"cache_gigabytes", "threads"}
+# Settings that came later: where they are not used, a run is the same as one from before.
+_LATER = {"unlabelled"}
 _RECORD = "run.json"
 _LOCK = "lock"
 
@@ -79,7 +81,8 @@ def identity_of(
         hashes: Of the models it starts from, by their part ("model", "teacher").
         data: Hashes of what the files hold that the settings name, by the setting.
     """
-    relevant = settings.model_dump(mode="json", exclude=_NO_INFLUENCE)
+    unused = {name for name in _LATER if not getattr(settings, name, None)}
+    relevant = settings.model_dump(mode="json", exclude=_NO_INFLUENCE | unused)
     identity = {
         "stage": stage,
         "settings": relevant,

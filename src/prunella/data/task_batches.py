@@ -8,8 +8,8 @@ transformers' own `LengthGroupedSampler`, keeps the padding small and the order 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -69,6 +69,51 @@ class EncodedTask:
         if self.watched is None:
             return np.arange(len(self) + 1)
         return np.concatenate([[0], np.cumsum(self.watched)])[self.offsets].astype(np.int64)
+
+
+def joined(parts: Sequence[EncodedTask]) -> EncodedTask:
+    """The sequences of several encodings of one kind of task, in their order."""
+    first = parts[0]
+    tokens = ends([len(part.ids) for part in parts])
+    rows = ends([_rows(part) for part in parts])
+
+    def end_to_end(arrays: Iterable[np.ndarray | None]) -> np.ndarray | None:
+        found = [array for array in arrays if array is not None]
+        return np.concatenate(found) if found else None
+
+    offsets = [part.offsets[1:] + begin for part, begin in zip(parts, tokens, strict=False)]
+    examples = [
+        None if part.examples is None else part.examples + begin
+        for part, begin in zip(parts, rows, strict=False)
+    ]
+    return replace(
+        first,
+        ids=np.concatenate([part.ids for part in parts]),
+        offsets=np.concatenate([first.offsets[:1], *offsets]),
+        token_types=end_to_end(part.token_types for part in parts),
+        labels=np.concatenate([part.labels for part in parts]),
+        examples=end_to_end(examples),
+        watched=end_to_end(part.watched for part in parts),
+    )
+
+
+def only(
+    logits: Tensor, inputs: Mapping[str, Tensor], rows: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and what a loss compares them with, of some sequences of a batch alone.
+
+    Args:
+        logits: [sequences, outputs], or [watched tokens, outputs].
+        inputs: From `collate`.
+        rows: [sequences] bool: which to take.
+    """
+    outputs = rows
+    if "watched" in inputs:
+        outputs = rows.repeat_interleave(inputs["watched"].sum(dim=1))
+    labels = inputs["labels"]
+    found = {"labels": labels[outputs if len(labels) == len(outputs) else rows]}
+    found |= {key: inputs[key][rows] for key in ("watched", "example") if key in inputs}
+    return logits[outputs], found
 
 
 def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -213,6 +258,18 @@ class EvalBatches:
 def eval_batches(encoded: EncodedTask, batch_size: int, pad_id: int) -> EvalBatches:
     """Batches for evaluation: see `EvalBatches`. The order does not matter for the result."""
     return EvalBatches(encoded, batch_size, pad_id)
+
+
+def ends(lengths: Sequence[int]) -> np.ndarray:
+    """0 and the cumulative sums: [n + 1] int64."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _rows(encoded: EncodedTask) -> int:
+    """Rows of the table that the sequences are of."""
+    if encoded.examples is None:
+        return len(encoded)
+    return int(encoded.examples[-1]) + 1
 
 
 def _units(encoded: EncodedTask) -> np.ndarray:

@@ -23,7 +23,17 @@ from prunella.models import (
     task_head,
 )
 from prunella.settings import EvaluateSettings, TaskSettings
-from prunella.tasks import KINDS, Columns, Deciding, Kind, Predictions, Reading, Rows, load_rows
+from prunella.tasks import (
+    KINDS,
+    Columns,
+    Deciding,
+    Kind,
+    Predictions,
+    Reading,
+    Rows,
+    load_rows,
+    load_unlabelled,
+)
 from prunella.training.task import predict_logits
 
 S = TypeVar("S", bound=TaskSettings)
@@ -70,6 +80,13 @@ def read_split(
     named = Columns(settings.text, settings.pair, settings.label, settings.choices)
     columns, kind = settled(source, named, kind)
     return load_rows(source, columns, kind=kind, names=names, split=hub_split(source, split))
+
+
+def read_unlabelled(settings: TaskSettings, source: str, kind: Kind[Any], names: list[str]) -> Rows:
+    """The rows of a file, or of the training split of a Hub data set, whatever their labels are."""
+    named = Columns(settings.text, settings.pair, None, settings.choices)
+    columns, _ = settled(source, named, kind.name)
+    return load_unlabelled(source, columns, kind, names, hub_split(source, "train"))
 
 
 def hub_split(source: str, split: str) -> str | None:

@@ -14,7 +14,7 @@ from prunella.checkpoint import Checkpoint
 from prunella.data.metrics import main_metric
 from prunella.data.presets import official_metric
 from prunella.data.readers import content_hash
-from prunella.data.task_batches import TaskBatches, eval_batches
+from prunella.data.task_batches import EncodedTask, TaskBatches, eval_batches, joined
 from prunella.distillation import Wanted, relation_heads, wanted_features
 from prunella.errors import InputError
 from prunella.models import (
@@ -44,6 +44,7 @@ from prunella.stages.examples import (
     oddities,
     predict,
     read_split,
+    read_unlabelled,
     reading_of,
 )
 from prunella.tasks import Deciding, Kind, Rows
@@ -57,9 +58,14 @@ from prunella.workspace import Workspace
 
 @dataclass(frozen=True)
 class Task:
-    """A task as one model, and its teacher, read it; `settings` are completed by the model's."""
+    """A task as one model, and its teacher, read it; `settings` are completed by the model's.
+
+    `learned` are the sequences that a pass goes over: those of `train`, then the unlabelled ones.
+    """
 
     train: Examples
+    unlabelled: tuple[Examples, ...]
+    learned: EncodedTask
     validation: Examples | None
     deciding: Deciding
     tokenizer: PreTrainedTokenizerFast
@@ -83,6 +89,7 @@ def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoin
     tokenizer = load_tokenizer(source)
     configs = [load_config(checkpoint) for checkpoint in (source, teacher) if checkpoint]
     settings = as_trained(settings, source)
+    _check_unlabelled(settings)
     kind, rows = _training_rows(settings, source, configs[0])
     if settings.class_weights == "balanced" and not kind.named:
         raise InputError(f"class_weights: {kind.name} has no classes to balance; leave it out")
@@ -91,15 +98,39 @@ def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoin
     def encoded(rows: Rows) -> Examples:
         return Examples(kind, rows, kind.encode(rows, reading), reading)
 
+    def alike(found: Rows, file: str) -> Examples:
+        pairs = bool(kind.traits(rows).get("pairs"))
+        check_pairs(kind, found, file, pairs, "the training rows are")
+        return encoded(found)
+
     held_out: Examples | None = None
     if settings.validation:
         names = rows.names or None
         _, found = read_split(settings, settings.validation, "validation", kind.name, names)
-        pairs = bool(kind.traits(rows).get("pairs"))
-        check_pairs(kind, found, settings.validation, pairs, "the training rows are")
-        held_out = encoded(found)
+        held_out = alike(found, settings.validation)
+    train = encoded(rows)
+    unlabelled = tuple(
+        alike(read_unlabelled(settings, file, kind, rows.names), file)
+        for file in settings.unlabelled
+    )
+    learned = joined([part.encoded for part in (train, *unlabelled)])
     deciding = deciding_of(settings, kind.traits(rows))
-    return Task(encoded(rows), held_out, deciding, tokenizer, settings)
+    return Task(train, unlabelled, learned, held_out, deciding, tokenizer, settings)
+
+
+def _check_unlabelled(settings: FineTuneSettings) -> None:
+    if not settings.unlabelled:
+        return
+    if settings.teacher is None:
+        raise InputError(
+            "unlabelled: only a teacher can answer these rows; name one with --teacher, or leave "
+            "--unlabelled out"
+        )
+    if not settings.distillation.active:
+        raise InputError(
+            "unlabelled: nothing is learned from the teacher, so these rows have nothing to say; "
+            "set --distillation.logits or --distillation.hidden, or leave --unlabelled out"
+        )
 
 
 def _training_rows(
@@ -139,6 +170,7 @@ def _names_of_head(source: Checkpoint, config: Any, kind: Kind[Any]) -> list[str
 def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
     """Hashes of the rows that a stage reads, as `run_stage` takes them."""
     sources = {"train": settings.train, "validation": settings.validation}
+    sources |= {f"unlabelled {i}": file for i, file in enumerate(settings.unlabelled, start=1)}
     return {part: content_hash(source) for part, source in sources.items() if source}
 
 
@@ -217,7 +249,7 @@ def count_steps(task: Task, settings: FineTuneSettings) -> int:
 
 def _batches(task: Task, settings: FineTuneSettings) -> TaskBatches:
     return TaskBatches(
-        task.train.encoded,
+        task.learned,
         batch_size=settings.batch_size,
         epochs=None if settings.steps else settings.epochs,
         steps=settings.steps * world_size() if settings.steps else None,
@@ -247,19 +279,20 @@ def _loss(
     cache = TeacherCache(
         Teacher(dense, signals, uses_bf16(settings.precision)),
         theirs,
-        task.train.encoded,
+        task.learned,
         workspace.partial / f"teacher-{machine_number()}",
         settings.cache_gigabytes,
     )
     if world_size() > 1:
         _fill_together(cache, task, settings)
     heads = relation_heads(model.config, dense.config)
-    return TaskLoss(task.kind, settings.labels, ours, signals, cache, heads, weights)
+    labelled = len(task.train.encoded) if task.unlabelled else None
+    return TaskLoss(task.kind, settings.labels, ours, signals, cache, heads, weights, labelled)
 
 
 def _fill_together(cache: TeacherCache, task: Task, settings: FineTuneSettings) -> None:
     """Asks the teacher ahead: each process of a machine about its part of the rows."""
-    batches = eval_batches(task.train.encoded, settings.batch_size, pad_id(task.tokenizer))
+    batches = eval_batches(task.learned, settings.batch_size, pad_id(task.tokenizer))
     cache.fill(batches[i] for i in range(local_rank(), len(batches), local_world_size()))
     wait()
 
@@ -289,6 +322,9 @@ def validation_figures(model: Any, task: Task) -> dict[str, Any]:
     In fp32 whatever the training computed in: it is what `evaluate` will say of the checkpoint.
     """
     odd = oddities(task.train, "train_")
+    for part in task.unlabelled:
+        for name, count in oddities(part, "unlabelled_").items():
+            odd[name] = odd.get(name, 0) + count
     if task.validation is None:
         return odd
     predictions = predict(model, task.validation, task.deciding)
@@ -316,6 +352,7 @@ def task_record(task: Task) -> dict[str, Any]:
     settings = task.settings
     columns = {name: getattr(settings, name) for name in ("text", "pair", "label", "choices")}
     kind = task.kind.name
+    further = {"unlabelled_rows": sum(map(len, task.unlabelled))} if task.unlabelled else {}
     return {
         "kind": kind,
         "labels": task.names,
@@ -327,4 +364,5 @@ def task_record(task: Task) -> dict[str, Any]:
         "metric": official_metric(kind, settings.train, settings.validation) or main_metric(kind),
         "train_rows": len(task.train),
         "validation_rows": len(task.validation) if task.validation else 0,
+        **further,
     }

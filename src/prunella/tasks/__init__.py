@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from prunella.data.readers import read_table
@@ -23,6 +24,7 @@ __all__ = [
     "Reading",
     "Rows",
     "load_rows",
+    "load_unlabelled",
 ]
 
 KINDS: dict[str, Kind[Any]] = {
@@ -66,3 +68,28 @@ def load_rows(
         kind = next(name for name, one in KINDS.items() if one.fits(table, columns))
     chosen = KINDS[kind]
     return chosen, chosen.read(table, columns, names or None, source)
+
+
+def load_unlabelled(
+    source: str,
+    columns: Columns,
+    kind: Kind[Any],
+    names: list[str],
+    split: str | None = None,
+) -> Rows:
+    """Reads rows of which nothing but the texts counts; each gets some label that fits.
+
+    Args:
+        source: See `prunella.data.readers.read_table`.
+        columns: As the user names them; that of the labels is not looked at.
+        kind: Of the task.
+        names: The classes in the order of their ids.
+        split: The split of a Hub data set.
+
+    Raises:
+        InputError: Anything wrong with the file, its columns or its texts.
+    """
+    table = read_table(source, split)
+    column = max(table.column_names, key=len) + "?"  # a name that is not taken
+    table = table.add_column(column, kind.any_labels(table, columns, names, source))
+    return kind.read(table, replace(columns, label=column), names or None, source)

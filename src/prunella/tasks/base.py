@@ -148,6 +148,12 @@ class Kind(Protocol[R]):
         """
         ...
 
+    def any_labels(
+        self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
+    ) -> list[Any]:
+        """Some label for each row that `read` takes, for rows that have none."""
+        ...
+
     def traits(self, rows: R) -> dict[str, Any]:
         """What evaluation and the engine must know of the rows that a model was trained on."""
         ...

@@ -42,6 +42,11 @@ class Classification:
         ids.flags.writeable = False
         return TextRows(texts, pairs, ids, found)
 
+    def any_labels(
+        self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
+    ) -> list[Any]:
+        return [names[0]] * len(table)
+
     def traits(self, rows: TextRows) -> dict[str, Any]:
         return {"pairs": rows.pairs is not None}
 

@@ -49,6 +49,11 @@ class MultiLabel:
         labels.flags.writeable = False
         return TextRows(texts, pairs, labels, found)
 
+    def any_labels(
+        self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
+    ) -> list[Any]:
+        return [[]] * len(table)
+
     def traits(self, rows: TextRows) -> dict[str, Any]:
         return {"pairs": rows.pairs is not None}
 

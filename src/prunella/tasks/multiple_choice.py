@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prunella.data.labels import Label, clean, list_rows
-from prunella.data.task_batches import EncodedTask
+from prunella.data.task_batches import EncodedTask, ends
 from prunella.data.tasks import Columns, Usual, find_columns, several, texts_of, undecided
 from prunella.errors import InputError
 from prunella.tasks.base import Deciding, Predictions, Reading
 from prunella.tasks.choosing import divergence, spread
-from prunella.tasks.texts import encode_texts, ends
+from prunella.tasks.texts import encode_texts
 
 _USUAL = Usual(
     (
@@ -101,6 +101,11 @@ class MultipleChoice:
         if labels is None:
             labels = _right(given, choices, where)
         return ChoiceRows(texts_of(table, text, source), choices, labels)
+
+    def any_labels(
+        self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
+    ) -> list[Any]:
+        return [0] * len(table)
 
     def traits(self, rows: ChoiceRows) -> dict[str, Any]:
         return {}

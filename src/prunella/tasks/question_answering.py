@@ -30,7 +30,11 @@ from prunella.tasks.base import Deciding, Predictions, Reading, check_reading
 from prunella.tasks.choosing import divergence, spread
 from prunella.tasks.windows import Collected
 
-_USUAL = Usual((("question", "context"),), ("answers", "answer"))
+_ANSWERS = ("answers", "answer")
+_USUAL = Usual((("question", "context"),), _ANSWERS)
+_OTHER_CONTEXTS = Usual(
+    tuple(("question", name) for name in ("passage", "paragraph", "sentence")), _ANSWERS
+)
 _CANDIDATES = 5  # spans of each question in a file of predictions
 _NOWHERE = (0, 0)
 
@@ -85,8 +89,9 @@ class QuestionAnswering:
         self, table: datasets.Dataset, columns: Columns, names: list[str] | None, source: str
     ) -> QuestionRows:
         there = table.column_names
+        usual = _USUAL if "context" in there else _OTHER_CONTEXTS
         question, context, label = find_columns(
-            there, columns.text, columns.pair, columns.label, source, _USUAL
+            there, columns.text, columns.pair, columns.label, source, usual
         )
         if context is None:
             raise InputError(f"{source}: set `pair` to the column of the contexts")
@@ -105,6 +110,11 @@ class QuestionAnswering:
             table["id"][:] if "id" in there else None,
             {"answers_moved": moved},
         )
+
+    def any_labels(
+        self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
+    ) -> list[Any]:
+        return [[]] * len(table)
 
     def traits(self, rows: QuestionRows) -> dict[str, Any]:
         return {"no_answer": not all(rows.answers)}

@@ -9,7 +9,7 @@ from itertools import chain
 import datasets
 import numpy as np
 
-from prunella.data.task_batches import EncodedTask
+from prunella.data.task_batches import EncodedTask, ends
 from prunella.data.tasks import Columns, find_columns, texts_of
 from prunella.tasks.base import Reading, check_reading
 
@@ -94,11 +94,6 @@ def encode_texts(
         reading.max_length,
         counts={"rows_cut": cut},
     )
-
-
-def ends(lengths: Sequence[int]) -> np.ndarray:
-    """0 and the cumulative sums: [n + 1] int64."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def flat(rows: Sequence[Sequence[int]], dtype: type[np.generic], total: int) -> np.ndarray:

@@ -25,7 +25,15 @@ from torch import Tensor
 
 from prunella.data.labels import list_rows
 from prunella.data.task_batches import EncodedTask
-from prunella.data.tasks import Columns, Usual, find_columns, first_value, names_of
+from prunella.data.tasks import (
+    Columns,
+    Usual,
+    check_column,
+    find_columns,
+    first_value,
+    names_of,
+    usual_texts,
+)
 from prunella.distillation import logits_loss
 from prunella.engine.entities import shares
 from prunella.engine.tokens import TextEncoder
@@ -113,6 +121,13 @@ class TokenClassification:
                 )
         unseen = sum(count for tag, count in seen.items() if tag not in set(names))
         return TaggedRows(words, tags, list(names), {"unseen_tags": unseen})
+
+    def any_labels(
+        self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
+    ) -> list[Any]:
+        text = columns.text or usual_texts(table.column_names, _USUAL, source)[0]
+        check_column(table.column_names, "text", text, source)
+        return [[names[0]] * len(words) for words in _lists(table, text, source)]
 
     def traits(self, rows: TaggedRows) -> dict[str, Any]:
         return {}

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunella.data.task_batches import EncodedTask
+from prunella.data.task_batches import EncodedTask, ends
 from prunella.engine.tokens import Window
 from prunella.tasks.base import Reading
-from prunella.tasks.texts import ends
 
 
 class Collected:

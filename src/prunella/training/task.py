@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunella.data.task_batches import EncodedTask, eval_batches, places
+from prunella.data.task_batches import EncodedTask, eval_batches, only, places
 from prunella.distillation import Wanted, distillation_loss, forward
 from prunella.settings import DistillationSettings
 from prunella.tasks import Kind
@@ -27,6 +27,7 @@ class TaskLoss:
         cache: The teacher's outputs; None for plain fine-tuning.
         heads: Relation heads of the attention signal.
         class_weights: From the kind; None to count every row alike.
+        labelled: So many sequences, the first ones, have labels; None if all have.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class TaskLoss:
         cache: TeacherCache | None,
         heads: int,
         class_weights: Tensor | None = None,
+        labelled: int | None = None,
     ) -> None:
         self.kind, self.weight, self.signals = kind, weight, signals
+        self.labelled = labelled
         self.wanted = Wanted(True, wanted.hidden, wanted.relation)
         self.cache, self.heads, self.class_weights = cache, heads, class_weights
 
@@ -48,9 +51,7 @@ class TaskLoss:
         assert student.logits is not None
         losses: dict[str, Tensor] = {}
         if self.weight:
-            weights = self.class_weights
-            weights = None if weights is None else weights.to(student.logits.device)
-            losses["labels"] = self.weight * self.kind.loss(student.logits, inputs, weights)
+            losses["labels"] = self.weight * self._of_labels(student.logits, inputs)
         if self.cache is not None:
             losses |= distillation_loss(
                 student,
@@ -61,6 +62,19 @@ class TaskLoss:
                 lambda ours, theirs, t: self.kind.distillation(ours, theirs, inputs, t),
             )
         return losses
+
+    def _of_labels(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Its mean over the rows of the batch; those without a label have none."""
+        share = 1.0
+        if self.labelled is not None:
+            known = inputs["index"] < self.labelled
+            share = known.float().mean().item()
+            if not share:
+                return logits.float().sum() * 0
+            logits, inputs = only(logits, inputs, known)
+        weights = self.class_weights
+        weights = None if weights is None else weights.to(logits.device)
+        return share * self.kind.loss(logits, inputs, weights)
 
 
 @torch.no_grad()
