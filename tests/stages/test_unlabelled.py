@@ -150,8 +150,8 @@ def test_a_student_learns_what_the_teacher_answers_there(
     for name, more in (("without", ()), ("with", (texts,))):
         out = str(tmp_path / name)
         settings = s.TransferSettings(model=base, out=out, unlabelled=more, **common)
-        record = transfer(settings).provenance["task"]
-        assert record.get("unlabelled_rows") == (len(new) if more else None)
+        figures = transfer(settings).metrics
+        assert figures.get("unlabelled_rows") == (len(new) if more else None)
         found.append(evaluate(s.EvaluateSettings(model=out, data=both)).metrics["accuracy"])
     assert found == [0.5, 1.0]
 
@@ -171,7 +171,7 @@ def test_all_stages_of_a_task_take_them(tiny_checkpoint: Make, tmp_path: Path) -
         quantize(s.QuantizeSettings(model=task, out=str(tmp_path / "int8"), **taught)),
         mask(s.MaskSettings(model=str(base), out=str(tmp_path / "mask"), **taught)),
     ]
-    assert [one.provenance["task"]["unlabelled_rows"] for one in made] == [10, 10, 10]
+    assert [one.metrics["unlabelled_rows"] for one in made] == [10, 10, 10]
     assert all("unlabelled 1" in one.provenance["identity"]["data"] for one in made)
     again = s.TransferSettings(model=str(base), out=task, **taught)
     assert transfer(again).finished_before

@@ -323,6 +323,7 @@ def validation_figures(model: Any, task: Task) -> dict[str, Any]:
     """
     odd = oddities(task.train, "train_")
     for part in task.unlabelled:
+        odd["unlabelled_rows"] = odd.get("unlabelled_rows", 0) + len(part)
         for name, count in oddities(part, "unlabelled_").items():
             odd[name] = odd.get(name, 0) + count
     if task.validation is None:
@@ -352,7 +353,6 @@ def task_record(task: Task) -> dict[str, Any]:
     settings = task.settings
     columns = {name: getattr(settings, name) for name in ("text", "pair", "label", "choices")}
     kind = task.kind.name
-    further = {"unlabelled_rows": sum(map(len, task.unlabelled))} if task.unlabelled else {}
     return {
         "kind": kind,
         "labels": task.names,
@@ -364,5 +364,4 @@ def task_record(task: Task) -> dict[str, Any]:
         "metric": official_metric(kind, settings.train, settings.validation) or main_metric(kind),
         "train_rows": len(task.train),
         "validation_rows": len(task.validation) if task.validation else 0,
-        **further,
     }
