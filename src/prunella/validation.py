@@ -50,7 +50,10 @@ def _line(problem: Any, kind: type[BaseModel]) -> str:
         return f"unknown setting '{name}'; {suggestion(path[-1], _known(kind, path[:-1]))}"
     if problem["type"] == "missing":
         return f"'{name}' is missing: {_help(kind, path)}"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    if problem["type"] == "tuple_type":
+        message = f"a list is needed, such as [{problem['input']}]"
+    else:
+        message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{name} = {problem['input']!r}: {message}. {_help(kind, path)}"
 
 

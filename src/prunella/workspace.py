@@ -182,12 +182,14 @@ def _edited(record: Path, identity: Mapping[str, Any]) -> str:
     kept = document.get("identity", document)
     if document.get("stage", identity["stage"]) != identity["stage"]:
         return ""
+    unused = {name: [] for name in _LATER}
     before: dict[str, Any] = {}
     now: dict[str, Any] = {}
     for part, values in (("settings", document.get("settings")), ("data", kept.get("data"))):
-        known = (values or {}).keys() & identity.get(part, {}).keys()
-        before[part] = {key: values[key] for key in known}
-        now[part] = {key: identity[part][key] for key in known}
+        left, right = unused | (values or {}), unused | identity.get(part, {})
+        known = left.keys() & right.keys()
+        before[part] = {key: left[key] for key in known}
+        now[part] = {key: right[key] for key in known}
     changed = _difference(before, now)
     return f" ({changed})" if changed else ""
 

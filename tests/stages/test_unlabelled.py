@@ -123,7 +123,8 @@ def test_rows_without_labels_count_in_the_mean_and_add_nothing_to_it(
     alone = plain(model, collate(task.train.encoded, np.array(known), 0))["labels"]
     assert alone > 0
     torch.testing.assert_close(loss(known), alone)
-    share = len(known) / len(known + new)
+    labels = [len(collate(task.learned, np.array(r), 0)["labels"]) for r in (known, known + new)]
+    share = labels[0] / labels[1]  # tokens where these have labels, else rows
     for rows in (known + new, new + known):
         torch.testing.assert_close(loss(rows), share * alone, rtol=1e-4, atol=1e-5)
     nothing = loss(new)
@@ -175,9 +176,62 @@ def test_all_stages_of_a_task_take_them(tiny_checkpoint: Make, tmp_path: Path) -
     assert all("unlabelled 1" in one.provenance["identity"]["data"] for one in made)
     again = s.TransferSettings(model=str(base), out=task, **taught)
     assert transfer(again).finished_before
-    write(tmp_path / "more.jsonl", renamed[:5])  # another run now
-    with pytest.raises(InputError, match="another run's checkpoint"):
+    with pytest.raises(InputError, match=r"another run's checkpoint \(.*unlabelled"):
+        transfer(again.model_copy(update={"unlabelled": ()}))
+    write(tmp_path / "more.jsonl", renamed[:5])
+    with pytest.raises(InputError, match=r"another run's checkpoint \(.*unlabelled 1"):
         transfer(again)
+
+
+def loss_of(task: Task, model: Any, rows: list[int], labelled: int | None) -> torch.Tensor:
+    of = TaskLoss(task.kind, 1.0, Wanted(True), ONE_SIGNAL, None, 1, labelled=labelled)
+    return of(model, collate(task.learned, np.array(rows), 0))["labels"]
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "share"),
+    [  # 6 of 6 + 1 words; 1 of 2 rows, though 2 of 6 choices
+        (
+            {"tokens": "a baker does not sleep .".split(), "tags": ["O", "B-WHO", *"OOOO"]},
+            {"tokens": ["king"]},
+            6 / 7,
+        ),
+        (
+            {"text": "The king", "choices": ["sleeps", "not"], "label": 1},
+            {"text": "The queen", "choices": ["sleeps", "not", "in", "the"]},
+            1 / 2,
+        ),
+    ],
+)
+def test_the_share_is_of_what_the_loss_is_the_mean_over(
+    tiny_checkpoint: Make, tmp_path: Path, known: dict[str, Any], new: dict[str, Any], share: float
+) -> None:
+    base = tiny_checkpoint("bert", "base")
+    kind = "token-classification" if "tokens" in known else "multiple-choice"
+    files = {"kind": kind, "train": write(tmp_path / "a.jsonl", [known])}
+    task = opened(base, files | {"more": write(tmp_path / "b.jsonl", [new])}, "more")
+    model = load_task_model(open_checkpoint(base), task).eval()
+    first = len(task.train.encoded)
+    alone = loss_of(task, model, list(range(first)), None)
+    both = loss_of(task, model, list(range(len(task.learned))), first)
+    torch.testing.assert_close(both, share * alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [["1.5", "2", "other"], ["1.0", "2.0", "n/a"]])
+def test_classes_whose_names_look_like_numbers(
+    tiny_checkpoint: Make, tmp_path: Path, labels: list[str]
+) -> None:
+    told = [
+        {"sentence": f"the {who} sleeps", "label": v}
+        for who, v in zip(WHERE[:6], labels * 2, strict=True)
+    ]
+    files = {"kind": "classification", "train": write(tmp_path / "a.jsonl", told)}
+    files["more"] = write(tmp_path / "b.jsonl", [{"sentence": "a", "text": "b"}])
+    base = tiny_checkpoint("bert", "base")
+    with pytest.raises(InputError, match=r"could be sentence or text.*'sentence', 'text' \("):
+        opened(base, files, "more")  # the columns are those of the file
+    files["more"] = write(tmp_path / "b.jsonl", [{"sentence": "a baker", "label": []}])
+    assert len(opened(base, files, "more").learned) == len(told) + 1
 
 
 def test_what_cannot_be_asked(tiny_checkpoint: Make, tmp_path: Path) -> None:

@@ -99,13 +99,17 @@ def joined(parts: Sequence[EncodedTask]) -> EncodedTask:
 
 def only(
     logits: Tensor, inputs: Mapping[str, Tensor], rows: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor], float]:
     """Logits and what a loss compares them with, of some sequences of a batch alone.
 
     Args:
         logits: [sequences, outputs], or [watched tokens, outputs].
         inputs: From `collate`.
         rows: [sequences] bool: which to take.
+
+    Returns:
+        Logits, inputs, and the share that they have of what the loss is the mean over: of the
+        labels, or of the rows whose sequences belong together.
     """
     outputs = rows
     if "watched" in inputs:
@@ -113,7 +117,11 @@ def only(
     labels = inputs["labels"]
     found = {"labels": labels[outputs if len(labels) == len(outputs) else rows]}
     found |= {key: inputs[key][rows] for key in ("watched", "example") if key in inputs}
-    return logits[outputs], found
+    if "example" in inputs:
+        counts = [len(one["example"].unique()) for one in (found, inputs)]
+    else:
+        counts = [len(one["labels"]) for one in (found, inputs)]
+    return logits[outputs], found, counts[0] / max(1, counts[1])
 
 
 def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:

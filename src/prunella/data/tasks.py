@@ -70,15 +70,9 @@ def find_columns(
     What is None is found by its usual name, if exactly one of the usual names is there; a text
     that is there with a second one counts as a pair.
     """
-    for setting, name in (("text", text), ("pair", pair), ("label", label)):
-        if name is not None:
-            check_column(columns, setting, name, source)
-    if text is None:
-        if pair is not None:
-            raise InputError(
-                f"{source}: `pair: {pair}` needs `text` set to the first text's column"
-            )
-        text, pair = usual_texts(columns, usual, source)
+    if label is not None:
+        check_column(columns, "label", label, source)
+    text, pair = find_texts(columns, text, pair, source, usual)
     if label is None:
         labels = [(name,) for name in usual.labels if name in columns]
         if len(labels) != 1:
@@ -89,24 +83,26 @@ def find_columns(
     return text, pair, label
 
 
-def usual_texts(columns: Sequence[str], usual: Usual, source: str) -> tuple[str, str | None]:
-    """The columns of text and second text (None for single texts) by their usual names.
-
-    Raises:
-        InputError: If not exactly one of the usual ones is there.
-    """
-    there = [layout for layout in usual.texts if {n for n in layout if n} <= set(columns)]
-    pairs = [layout for layout in there if layout[1]]
-    found = pairs or there
-    if not found and {"question", "context"} <= set(columns):
-        raise InputError(
-            f"{source}: questions with contexts, but no column 'answers' as SQuAD has it; set "
-            f"`kind: question-answering` and `label` to the column of the answers; "
-            f"{_present(columns)}"
-        )
-    if len(found) != 1:
-        raise undecided("texts", "`text` (and `pair` for two texts)", found, columns, source)
-    return found[0]
+def find_texts(
+    columns: Sequence[str],
+    text: str | None,
+    pair: str | None,
+    source: str,
+    usual: Usual = TEXTS,
+) -> tuple[str, str | None]:
+    """The columns of text and second text alone, as `find_columns` finds them."""
+    for setting, name in (("text", text), ("pair", pair)):
+        if name is not None:
+            check_column(columns, setting, name, source)
+    if text is None:
+        if pair is not None:
+            raise InputError(
+                f"{source}: `pair: {pair}` needs `text` set to the first text's column"
+            )
+        text, pair = _usual_texts(columns, usual, source)
+    if text == pair:
+        raise InputError(f"{source}: text and pair must be different columns")
+    return text, pair
 
 
 def check_column(columns: Sequence[str], setting: str, name: str, source: str) -> None:
@@ -196,6 +192,21 @@ def first_value(table: datasets.Dataset, named: str | None, usual: Sequence[str]
     if len(found) != 1 or found[0] not in table.column_names:
         return None
     return next((value for value in table[found[0]] if value is not None), None)
+
+
+def _usual_texts(columns: Sequence[str], usual: Usual, source: str) -> tuple[str, str | None]:
+    there = [layout for layout in usual.texts if {n for n in layout if n} <= set(columns)]
+    pairs = [layout for layout in there if layout[1]]
+    found = pairs or there
+    if not found and {"question", "context"} <= set(columns):
+        raise InputError(
+            f"{source}: questions with contexts, but no column 'answers' as SQuAD has it; set "
+            f"`kind: question-answering` and `label` to the column of the answers; "
+            f"{_present(columns)}"
+        )
+    if len(found) != 1:
+        raise undecided("texts", "`text` (and `pair` for two texts)", found, columns, source)
+    return found[0]
 
 
 def _present(columns: Sequence[str]) -> str:

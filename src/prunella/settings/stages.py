@@ -126,7 +126,7 @@ class FineTuneSettings(OutputSettings, TaskSettings, TrainingSettings):
     validation: str | None = None
     """Held-out rows, scored at the end."""
     unlabelled: tuple[str, ...] = ()
-    """Files of further rows that the teacher alone answers: the columns of --train, without labels (those that are there do not count). A pass goes over them as well."""
+    """Files of further rows that the teacher alone answers: the columns of --train, without labels (those that are there do not count). A pass goes over them as well. Of a Hub data set the split train."""
     teacher: str | None = None
     """Fine-tuned dense checkpoint of the same task, which `transfer` makes from a dense model."""
     epochs: Annotated[float, Field(ge=0)] = 3.0

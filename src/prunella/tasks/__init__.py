@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from prunella.data.readers import read_table
@@ -77,7 +76,7 @@ def load_unlabelled(
     names: list[str],
     split: str | None = None,
 ) -> Rows:
-    """Reads rows of which nothing but the texts counts; each gets some label that fits.
+    """Reads rows of which the texts alone count.
 
     Args:
         source: See `prunella.data.readers.read_table`.
@@ -89,7 +88,4 @@ def load_unlabelled(
     Raises:
         InputError: Anything wrong with the file, its columns or its texts.
     """
-    table = read_table(source, split)
-    column = max(table.column_names, key=len) + "?"  # a name that is not taken
-    table = table.add_column(column, kind.any_labels(table, columns, names, source))
-    return kind.read(table, replace(columns, label=column), names or None, source)
+    return kind.read_texts(read_table(source, split), columns, names, source)

@@ -148,10 +148,15 @@ class Kind(Protocol[R]):
         """
         ...
 
-    def any_labels(
+    def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
-    ) -> list[Any]:
-        """Some label for each row that `read` takes, for rows that have none."""
+    ) -> R:
+        """The rows of a table whose labels, if it has any, do not count.
+
+        Args:
+            table, columns, source: As in `read`.
+            names: The classes in the order of their ids. Each row gets one label or another.
+        """
         ...
 
     def traits(self, rows: R) -> dict[str, Any]:

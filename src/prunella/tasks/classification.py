@@ -16,7 +16,7 @@ from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import Columns, names_of
 from prunella.distillation import logits_loss
 from prunella.tasks.base import Deciding, Predictions, Reading
-from prunella.tasks.texts import TextRows, encode_texts, read_texts
+from prunella.tasks.texts import TextRows, encode_texts, read_labelled, read_unlabelled
 
 
 class Classification:
@@ -34,7 +34,7 @@ class Classification:
     def read(
         self, table: datasets.Dataset, columns: Columns, names: list[str] | None, source: str
     ) -> TextRows:
-        texts, pairs, label = read_texts(table, columns, source)
+        texts, pairs, label = read_labelled(table, columns, source)
         where = f"{source}, column '{label}'"
         own = names_of(table, label)
         labels = by_own_names(clean(table[label][:], where), own, names)
@@ -42,10 +42,11 @@ class Classification:
         ids.flags.writeable = False
         return TextRows(texts, pairs, ids, found)
 
-    def any_labels(
+    def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
-    ) -> list[Any]:
-        return [names[0]] * len(table)
+    ) -> TextRows:
+        texts, pairs = read_unlabelled(table, columns, source)
+        return TextRows(texts, pairs, np.zeros(len(texts), np.int64), names)
 
     def traits(self, rows: TextRows) -> dict[str, Any]:
         return {"pairs": rows.pairs is not None}

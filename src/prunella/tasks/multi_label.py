@@ -17,7 +17,7 @@ from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import LABEL_COLUMNS, Columns, first_value, names_of, several
 from prunella.errors import InputError
 from prunella.tasks.base import Deciding, Predictions, Reading
-from prunella.tasks.texts import TextRows, encode_texts, read_texts
+from prunella.tasks.texts import TextRows, encode_texts, read_labelled, read_unlabelled
 
 
 class MultiLabel:
@@ -40,7 +40,7 @@ class MultiLabel:
     ) -> TextRows:
         flags = _flag_columns(table, columns, names, source)
         first = Columns(columns.text, columns.pair, flags[0]) if flags else columns
-        texts, pairs, label = read_texts(table, first, source)
+        texts, pairs, label = read_labelled(table, first, source)
         if flags:
             labels, found = _from_columns(table, flags, names, source)
         else:
@@ -49,10 +49,11 @@ class MultiLabel:
         labels.flags.writeable = False
         return TextRows(texts, pairs, labels, found)
 
-    def any_labels(
+    def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
-    ) -> list[Any]:
-        return [[]] * len(table)
+    ) -> TextRows:
+        texts, pairs = read_unlabelled(table, columns, source)
+        return TextRows(texts, pairs, np.zeros((len(texts), len(names)), np.int64), names)
 
     def traits(self, rows: TextRows) -> dict[str, Any]:
         return {"pairs": rows.pairs is not None}

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from prunella.data.labels import Label, clean, list_rows
 from prunella.data.task_batches import EncodedTask, ends
-from prunella.data.tasks import Columns, Usual, find_columns, several, texts_of, undecided
+from prunella.data.tasks import (
+    Columns,
+    Usual,
+    find_columns,
+    find_texts,
+    several,
+    texts_of,
+    undecided,
+)
 from prunella.errors import InputError
 from prunella.tasks.base import Deciding, Predictions, Reading
 from prunella.tasks.choosing import divergence, spread
@@ -79,22 +87,11 @@ class MultipleChoice:
     def read(
         self, table: datasets.Dataset, columns: Columns, names: list[str] | None, source: str
     ) -> ChoiceRows:
-        there = table.column_names
-        chosen = (
-            several(there, "choices", columns.choices, source)
-            if columns.choices
-            else _choice_columns(there)
-        )
-        if not chosen:
-            raise undecided("choices", "`choices`", [], there, source)
-        others = [name for name in there if name not in chosen]
+        chosen, others = _split(table, columns, source)
         text, pair, label = find_columns(
             others, columns.text, columns.pair, columns.label, source, _USUAL
         )
-        choices, keys = _choices(table, chosen, source)
-        if pair:  # the beginning of each choice (SWAG), or the question about a text (RACE)
-            begun = texts_of(table, pair, source)
-            choices = [[f"{a} {b}" for b in row] for a, row in zip(begun, choices, strict=True)]
+        choices, keys = _begun(table, chosen, pair, source)
         where = f"{source}, column '{label}'"
         given = clean(table[label][:], where)
         labels = _named(given, keys, where) if keys else None
@@ -102,10 +99,13 @@ class MultipleChoice:
             labels = _right(given, choices, where)
         return ChoiceRows(texts_of(table, text, source), choices, labels)
 
-    def any_labels(
+    def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
-    ) -> list[Any]:
-        return [0] * len(table)
+    ) -> ChoiceRows:
+        chosen, others = _split(table, columns, source)
+        text, pair = find_texts(others, columns.text, columns.pair, source, _USUAL)
+        choices, _ = _begun(table, chosen, pair, source)
+        return ChoiceRows(texts_of(table, text, source), choices, np.zeros(len(table), np.int64))
 
     def traits(self, rows: ChoiceRows) -> dict[str, Any]:
         return {}
@@ -162,6 +162,28 @@ class MultipleChoice:
         for row, found in zip(padded, scores, strict=True):
             row[: len(found)] = found
         return Predictions(chosen, details, padded)
+
+
+def _split(table: datasets.Dataset, columns: Columns, source: str) -> tuple[list[str], list[str]]:
+    """The columns of the choices, and all others."""
+    there = table.column_names
+    named = columns.choices
+    chosen = several(there, "choices", named, source) if named else _choice_columns(there)
+    if not chosen:
+        raise undecided("choices", "`choices`", [], there, source)
+    return chosen, [name for name in there if name not in chosen]
+
+
+def _begun(
+    table: datasets.Dataset, chosen: list[str], pair: str | None, source: str
+) -> tuple[list[list[str]], list[list[str]] | None]:
+    """The choices of each row, after a second text if there is one: the beginning of each choice
+    (SWAG), or the question about a text (RACE); and what the data calls them, if it does."""
+    choices, keys = _choices(table, chosen, source)
+    if pair:
+        begun = texts_of(table, pair, source)
+        choices = [[f"{a} {b}" for b in row] for a, row in zip(begun, choices, strict=True)]
+    return choices, keys
 
 
 def _sizes(inputs: Mapping[str, Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from prunella.data.labels import list_rows
 from prunella.data.scoring.answers import best_threshold
 from prunella.data.task_batches import EncodedTask
-from prunella.data.tasks import Columns, Usual, find_columns, first_value, texts_of
+from prunella.data.tasks import Columns, Usual, find_columns, find_texts, first_value, texts_of
 from prunella.engine.answers import AnswerTask
 from prunella.engine.inputs import Example
 from prunella.engine.options import AnswerOptions
@@ -89,13 +89,10 @@ class QuestionAnswering:
         self, table: datasets.Dataset, columns: Columns, names: list[str] | None, source: str
     ) -> QuestionRows:
         there = table.column_names
-        usual = _USUAL if "context" in there else _OTHER_CONTEXTS
         question, context, label = find_columns(
-            there, columns.text, columns.pair, columns.label, source, usual
+            there, columns.text, columns.pair, columns.label, source, _usual(there)
         )
-        if context is None:
-            raise InputError(f"{source}: set `pair` to the column of the contexts")
-        questions, contexts = texts_of(table, question, source), texts_of(table, context, source)
+        questions, contexts = _pairs(table, question, context, source)
         where = f"{source}, column '{label}'"
         given = [_answers(value, i, where) for i, value in enumerate(table[label][:])]
         if "is_impossible" in there:
@@ -111,10 +108,14 @@ class QuestionAnswering:
             {"answers_moved": moved},
         )
 
-    def any_labels(
+    def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
-    ) -> list[Any]:
-        return [[]] * len(table)
+    ) -> QuestionRows:
+        there = table.column_names
+        question, context = find_texts(there, columns.text, columns.pair, source, _usual(there))
+        questions, contexts = _pairs(table, question, context, source)
+        nothing: list[list[str]] = [[] for _ in questions]
+        return QuestionRows(questions, contexts, nothing, [None] * len(questions), None, {})
 
     def traits(self, rows: QuestionRows) -> dict[str, Any]:
         return {"no_answer": not all(rows.answers)}
@@ -196,6 +197,18 @@ class QuestionAnswering:
             margins = [row["no_answer_score"] for row in details]
             further = best_threshold(rows.answers, spans, margins)
         return Predictions(values, details, further=further)
+
+
+def _usual(there: Sequence[str]) -> Usual:
+    return _USUAL if "context" in there else _OTHER_CONTEXTS
+
+
+def _pairs(
+    table: datasets.Dataset, question: str, context: str | None, source: str
+) -> tuple[list[str], list[str]]:
+    if context is None:
+        raise InputError(f"{source}: set `pair` to the column of the contexts")
+    return texts_of(table, question, source), texts_of(table, context, source)
 
 
 def _task(reading: Reading, no_answer: bool = False) -> AnswerTask:

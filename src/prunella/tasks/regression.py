@@ -15,7 +15,7 @@ from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import LABEL_COLUMNS, Columns, first_value, names_of
 from prunella.errors import InputError
 from prunella.tasks.base import Deciding, Predictions, Reading
-from prunella.tasks.texts import TextRows, encode_texts, read_texts
+from prunella.tasks.texts import TextRows, encode_texts, read_labelled, read_unlabelled
 
 
 class Regression:
@@ -41,7 +41,7 @@ class Regression:
     def read(
         self, table: datasets.Dataset, columns: Columns, names: list[str] | None, source: str
     ) -> TextRows:
-        texts, pairs, label = read_texts(table, columns, source)
+        texts, pairs, label = read_labelled(table, columns, source)
         where = f"{source}, column '{label}'"
         # A regression head has one output, which transformers calls LABEL_0.
         if names and len(names) > 1:
@@ -56,10 +56,11 @@ class Regression:
         scores.flags.writeable = False
         return TextRows(texts, pairs, scores, [])
 
-    def any_labels(
+    def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
-    ) -> list[Any]:
-        return [0.0] * len(table)
+    ) -> TextRows:
+        texts, pairs = read_unlabelled(table, columns, source)
+        return TextRows(texts, pairs, np.zeros(len(texts), np.float32), [])
 
     def traits(self, rows: TextRows) -> dict[str, Any]:
         return {"pairs": rows.pairs is not None}

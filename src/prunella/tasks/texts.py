@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from prunella.data.task_batches import EncodedTask, ends
-from prunella.data.tasks import Columns, find_columns, texts_of
+from prunella.data.tasks import Columns, find_columns, find_texts, texts_of
 from prunella.tasks.base import Reading, check_reading
 
 _TOKENIZE_AT_ONCE = 1000  # texts; bounds the memory of the tokenizer's intermediate objects
@@ -41,15 +41,29 @@ class TextRows:
         return len(self.texts)
 
 
-def read_texts(
+def read_labelled(
     table: datasets.Dataset, columns: Columns, source: str
 ) -> tuple[list[str], list[str] | None, str]:
     """Texts, second texts, and the column of the labels."""
     text, pair, label = find_columns(
         table.column_names, columns.text, columns.pair, columns.label, source
     )
+    return *_texts(table, text, pair, source), label
+
+
+def read_unlabelled(
+    table: datasets.Dataset, columns: Columns, source: str
+) -> tuple[list[str], list[str] | None]:
+    """Texts and second texts."""
+    text, pair = find_texts(table.column_names, columns.text, columns.pair, source)
+    return _texts(table, text, pair, source)
+
+
+def _texts(
+    table: datasets.Dataset, text: str, pair: str | None, source: str
+) -> tuple[list[str], list[str] | None]:
     texts = texts_of(table, text, source)
-    return texts, texts_of(table, pair, source, blanks=True) if pair else None, label
+    return texts, texts_of(table, pair, source, blanks=True) if pair else None
 
 
 def encode_texts(

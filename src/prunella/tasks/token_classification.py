@@ -28,11 +28,10 @@ from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import (
     Columns,
     Usual,
-    check_column,
     find_columns,
+    find_texts,
     first_value,
     names_of,
-    usual_texts,
 )
 from prunella.distillation import logits_loss
 from prunella.engine.entities import shares
@@ -97,8 +96,7 @@ class TokenClassification:
         text, pair, label = find_columns(
             table.column_names, columns.text, columns.pair, columns.label, source, _USUAL
         )
-        if pair is not None:
-            raise InputError(f"{source}: token classification has no second text; leave out `pair`")
+        _refuse_pair(pair, source)
         words, written = _lists(table, text, source), _lists(table, label, source)
         unequal = [
             i for i, (a, b) in enumerate(zip(words, written, strict=True)) if len(a) != len(b)
@@ -122,12 +120,13 @@ class TokenClassification:
         unseen = sum(count for tag, count in seen.items() if tag not in set(names))
         return TaggedRows(words, tags, list(names), {"unseen_tags": unseen})
 
-    def any_labels(
+    def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
-    ) -> list[Any]:
-        text = columns.text or usual_texts(table.column_names, _USUAL, source)[0]
-        check_column(table.column_names, "text", text, source)
-        return [[names[0]] * len(words) for words in _lists(table, text, source)]
+    ) -> TaggedRows:
+        text, pair = find_texts(table.column_names, columns.text, columns.pair, source, _USUAL)
+        _refuse_pair(pair, source)
+        words = _lists(table, text, source)
+        return TaggedRows(words, [[names[0]] * len(row) for row in words], names, {})
 
     def traits(self, rows: TaggedRows) -> dict[str, Any]:
         return {}
@@ -199,6 +198,11 @@ class TokenClassification:
             for words, tags, gold in zip(rows.words, values, rows.tags, strict=True)
         ]
         return Predictions(values, details)
+
+
+def _refuse_pair(pair: str | None, source: str) -> None:
+    if pair is not None:
+        raise InputError(f"{source}: token classification has no second text; leave out `pair`")
 
 
 def _lists(table: datasets.Dataset, column: str, source: str) -> list[list[Any]]:

@@ -64,14 +64,13 @@ class TaskLoss:
         return losses
 
     def _of_labels(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Its mean over the rows of the batch; those without a label have none."""
+        """Its mean over the batch, where it is 0 for what has no label."""
         share = 1.0
         if self.labelled is not None:
             known = inputs["index"] < self.labelled
-            share = known.float().mean().item()
+            logits, inputs, share = only(logits, inputs, known)
             if not share:
                 return logits.float().sum() * 0
-            logits, inputs = only(logits, inputs, known)
         weights = self.class_weights
         weights = None if weights is None else weights.to(logits.device)
         return share * self.kind.loss(logits, inputs, weights)
