@@ -74,6 +74,8 @@ class EncodedTask:
 def joined(parts: Sequence[EncodedTask]) -> EncodedTask:
     """The sequences of several encodings of one kind of task, in their order."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     tokens = ends([len(part.ids) for part in parts])
     rows = ends([_rows(part) for part in parts])
 
