@@ -105,6 +105,11 @@ def test_texts_are_read_as_those_with_labels_and_labels_do_not_count(
     assert twice.train.encoded.labels.shape == plain.labels.shape
 
 
+def loss_of(task: Task, model: Any, rows: list[int], labelled: int | None) -> torch.Tensor:
+    of = TaskLoss(task.kind, 1.0, Wanted(True), ONE_SIGNAL, None, 1, labelled=labelled)
+    return of(model, collate(task.learned, np.array(rows), 0))["labels"]
+
+
 def test_rows_without_labels_count_in_the_mean_and_add_nothing_to_it(
     tiny_checkpoint: Make, files: dict[str, str]
 ) -> None:
@@ -115,19 +120,16 @@ def test_rows_without_labels_count_in_the_mean_and_add_nothing_to_it(
     together = task.train.encoded.together
     known, new = ([8, 9], [n, n + 1, n + 2]) if not together else ([0, 1], [n, n + 1])
 
-    def loss(rows: list[int], weights: Any = None) -> torch.Tensor:
-        of = TaskLoss(task.kind, 0.5, Wanted(True), ONE_SIGNAL, None, 1, weights, labelled=n)
-        return of(model, collate(task.learned, np.array(rows), 0))["labels"]
-
-    plain = TaskLoss(task.kind, 0.5, Wanted(True), ONE_SIGNAL, None, 1)
-    alone = plain(model, collate(task.train.encoded, np.array(known), 0))["labels"]
+    alone = loss_of(task, model, known, None)
     assert alone > 0
-    torch.testing.assert_close(loss(known), alone)
+    torch.testing.assert_close(loss_of(task, model, known, n), alone)
     labels = [len(collate(task.learned, np.array(r), 0)["labels"]) for r in (known, known + new)]
     share = labels[0] / labels[1]  # tokens where these have labels, else rows
     for rows in (known + new, new + known):
-        torch.testing.assert_close(loss(rows), share * alone, rtol=1e-4, atol=1e-5)
-    nothing = loss(new)
+        torch.testing.assert_close(
+            loss_of(task, model, rows, n), share * alone, rtol=1e-4, atol=1e-5
+        )
+    nothing = loss_of(task, model, new, n)
     assert nothing == 0
     nothing.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
@@ -181,11 +183,6 @@ def test_all_stages_of_a_task_take_them(tiny_checkpoint: Make, tmp_path: Path) -
     write(tmp_path / "more.jsonl", renamed[:5])
     with pytest.raises(InputError, match=r"another run's checkpoint \(.*unlabelled 1"):
         transfer(again)
-
-
-def loss_of(task: Task, model: Any, rows: list[int], labelled: int | None) -> torch.Tensor:
-    of = TaskLoss(task.kind, 1.0, Wanted(True), ONE_SIGNAL, None, 1, labelled=labelled)
-    return of(model, collate(task.learned, np.array(rows), 0))["labels"]
 
 
 @pytest.mark.parametrize(

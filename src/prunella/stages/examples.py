@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from prunella.checkpoint import Checkpoint
 from prunella.data.metrics import metrics
 from prunella.data.presets import preset_of, settled
+from prunella.data.readers import read_table
 from prunella.data.task_batches import EncodedTask
 from prunella.errors import InputError
 from prunella.models import (
@@ -32,7 +33,6 @@ from prunella.tasks import (
     Reading,
     Rows,
     load_rows,
-    load_unlabelled,
 )
 from prunella.training.task import predict_logits
 
@@ -86,7 +86,8 @@ def read_unlabelled(settings: TaskSettings, source: str, kind: Kind[Any], names:
     """The rows of a file, or of the training split of a Hub data set, whatever their labels are."""
     named = Columns(settings.text, settings.pair, None, settings.choices)
     columns, _ = settled(source, named, kind.name)
-    return load_unlabelled(source, columns, kind, names, hub_split(source, "train"))
+    table = read_table(source, hub_split(source, "train"))
+    return kind.read_texts(table, columns, names, source)
 
 
 def hub_split(source: str, split: str) -> str | None:

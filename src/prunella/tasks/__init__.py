@@ -23,7 +23,6 @@ __all__ = [
     "Reading",
     "Rows",
     "load_rows",
-    "load_unlabelled",
 ]
 
 KINDS: dict[str, Kind[Any]] = {
@@ -67,25 +66,3 @@ def load_rows(
         kind = next(name for name, one in KINDS.items() if one.fits(table, columns))
     chosen = KINDS[kind]
     return chosen, chosen.read(table, columns, names or None, source)
-
-
-def load_unlabelled(
-    source: str,
-    columns: Columns,
-    kind: Kind[Any],
-    names: list[str],
-    split: str | None = None,
-) -> Rows:
-    """Reads rows of which the texts alone count.
-
-    Args:
-        source: See `prunella.data.readers.read_table`.
-        columns: As the user names them; that of the labels is not looked at.
-        kind: Of the task.
-        names: The classes in the order of their ids.
-        split: The split of a Hub data set.
-
-    Raises:
-        InputError: Anything wrong with the file, its columns or its texts.
-    """
-    return kind.read_texts(read_table(source, split), columns, names, source)

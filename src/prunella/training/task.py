@@ -64,7 +64,7 @@ class TaskLoss:
         return losses
 
     def _of_labels(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Its mean over the batch, where it is 0 for what has no label."""
+        """The loss on the labels: a mean over the batch, 0 for what has no label."""
         share = 1.0
         if self.labelled is not None:
             known = inputs["index"] < self.labelled
