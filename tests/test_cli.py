@@ -158,6 +158,26 @@ def test_what_is_on_by_default_can_be_switched_off(bench: Bench, monkeypatch: An
     assert [settings.bucket for settings in seen] == [False, True]
 
 
+def test_what_the_data_may_switch_on_can_be_switched_off(bench: Bench, monkeypatch: Any) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("prunella.stages.transfer.transfer", lambda s: seen.append(s) or Path("x"))
+    for more in ([], ["--no-answer"], ["--always-answered"]):
+        assert bench(*bench.transfer(*more)).code == 0
+    assert [settings.no_answer for settings in seen] == [None, True, False]
+
+
+def test_the_help_of_mask_apply_shows_what_is_typed(bench: Bench) -> None:
+    usage = bench("mask", "apply", "--help").stdout.splitlines()[0]
+    assert usage.startswith("Usage: prunella mask apply BACKBONE TASK.MASK --out CHECKPOINT")
+
+
+def test_figures_on_the_rows_of_the_training_say_nothing(bench: Bench) -> None:
+    rows = {split: bench.tasks["single"][split] for split in ("train", "validation")}
+    said = "Training and validation rows are the same"
+    assert said in bench(*bench.transfer(validation=rows["train"], out=bench.out("same"))).stdout
+    assert said not in bench(*bench.transfer(validation=rows["validation"])).stdout
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"]])
 def test_without_a_verb(bench: Bench, arguments: list[str]) -> None:
     answer = bench(*arguments)
@@ -397,6 +417,10 @@ TEXTS: dict[str, Case] = {
     "no match": (lambda b: b.prune(text=b.out("*.none")), ("*.none", "no file matches")),
     "a folder": (lambda b: b.prune(text=b.folder), ("is a folder", "*.txt")),
     "empty": (lambda b: b.prune(text=b.write("e.txt", "")), ("e.txt", "holds no text")),
+    "a table": (
+        lambda b: b.prune(text=b.write("t.csv.gz", b"text,label\n")),
+        ("t.csv.gz: is a table, not text", ".jsonl"),
+    ),
     "broken UTF-8": (
         lambda b: b.prune(text=b.write("b.txt", b"fine\n\xff\xfe bad\n")),
         ("b.txt, line 2", "not UTF-8", "iconv"),

@@ -26,6 +26,7 @@ Family = Literal[
     "sparse",
     "sparse-taught",
     "sparse-unlabelled",
+    "sparse-taught-unlabelled",
     "task-time",
     "gmp",
     "one-shot",

@@ -25,6 +25,7 @@ _FAMILIES = {
     "sparse": "pruned upstream",
     "sparse-taught": "pruned upstream, taught on text",
     "sparse-unlabelled": "pruned upstream, with unlabelled rows",
+    "sparse-taught-unlabelled": "pruned upstream, taught on text, with unlabelled rows",
     "gmp": "pruned at task time (GMP)",
     "task-time": "pruned at task time (SNIP, global)",
     "one-shot": "magnitude in one shot",

@@ -38,6 +38,8 @@ _GROUPS: dict[type[BaseModel], Group] = {
 _OWN = Group("Settings", sort_key=1)
 # A text may begin with a hyphen, and "-" is standard input and output.
 _TAKES_ANY_WORD = {(s.PredictSettings, name) for name in ("text", "text_pair", "file", "out")}
+_USAGE = {"apply-mask": "Usage: prunella mask apply BACKBONE TASK.MASK --out CHECKPOINT [OPTIONS]"}
+_OFF = {(s.TaskSettings, "no_answer"): "--always-answered"}
 _GENERAL = Group("General", sort_key=9)
 
 Json = Annotated[
@@ -105,7 +107,7 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for verb in VERBS.values():
-        app.command(_command(verb), name=verb.name)
+        app.command(_command(verb), name=verb.name, usage=_USAGE.get(verb.name))
     app.command(_run, name="run")
     app.command(_demo, name="demo")
     return app
@@ -215,8 +217,8 @@ def _sort_into_groups(kind: type[BaseModel], group: Group | None = None) -> None
         if any(isinstance(item, Parameter) for item in field.metadata):
             continue
         owner = next(c for c in reversed(kind.__mro__) if name in getattr(c, "__annotations__", {}))
-        # Only what is on by default needs a flag that switches it off.
-        negative = f"--no-{name}" if field.default is True else ()
+        # Only what is on by default needs a flag that switches it off, or what data may switch on.
+        negative = _OFF.get((owner, name)) or (f"--no-{name}" if field.default is True else ())
         any_word = (owner, name) in _TAKES_ANY_WORD  # the next flag as well, if it took several
         field.metadata.append(
             Parameter(

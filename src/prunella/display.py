@@ -233,6 +233,11 @@ def _show_stage(console: Console, result: Any) -> None:
     for name in record.get("new_matrices", ()):
         module = name.removesuffix(".weight")
         console.print(f"{module} is new to the model, so it is dense; the sparsity counts it.")
+    if head := record.get("dropped_head"):
+        console.print(f"The head for {head} of the model is not in this one.")
+    data = record["identity"]["data"]
+    if "validation" in data and data["validation"] == data["train"]:
+        console.print("Training and validation rows are the same, so the figures tell nothing.")
     following = _NEXT.get(record["stage"])
     if following:
         console.print(f"next: {following.format(out=result.out)}", soft_wrap=True)

@@ -176,3 +176,18 @@ def test_an_extension_with_stage_settings_of_its_own_is_refused(tmp_path: Path) 
         load_matrix("none", tmp_path)
     with pytest.raises(InputError, match=r"--only spare: matches no cell .* models dense, sparse"):
         load_matrix("base", tmp_path).cells([0], ["spare"])
+
+
+def test_longer_training_differs_from_plain_transfer_in_what_it_says() -> None:
+    """Its file repeats settings of the matrix that it extends."""
+    matrix = load_matrix("longer")
+    for task in matrix.tasks:
+        plain = matrix.cell("sparse-90", task, 0).stages
+        longer = matrix.cell("longer-sparse-90", task, 0).stages
+        epochs = {"epochs": longer["transfer"]["epochs"]}
+        assert longer == {**plain, "transfer": {**plain["transfer"], **epochs}}
+        for model in ("sparse-90-long", "sparse-90-longer"):
+            assert matrix.cell(model, task, 0).stages == plain
+        taught = matrix.cell("taught-sparse-90", task, 0).stages
+        on_long_text = matrix.cell("taught-sparse-90-long", task, 0).stages
+        assert on_long_text == {**taught, "adapt": {**taught["adapt"], "length": 384}}

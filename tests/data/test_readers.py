@@ -99,6 +99,22 @@ def test_a_csv_field_may_span_lines(tmp_path: Path) -> None:
     assert read_table(str(path))["text"][:] == ["two\nlines"]
 
 
+@pytest.mark.parametrize(
+    ("contents", "row"),
+    [
+        ("text;label\na, b;1\n", {"text": "a, b", "label": "1"}),
+        ('text;label\n"a; b";1\n', {"text": "a; b", "label": "1"}),
+        ('text,"a;b"\nc;d,1\n', {"text": "c;d", "a;b": "1"}),
+    ],
+)
+def test_semicolons_part_the_cells_of_a_csv_without_commas_in_its_first_line(
+    tmp_path: Path, contents: str, row: dict[str, str]
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(contents)
+    assert read_table(str(path)).to_list() == [row]
+
+
 def test_missing_keys_are_none_and_mixed_columns_text(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"a": 1}\n{"a": "x", "b": 2.5}\n{"a": [1, 2], "b": 3}\n')
@@ -146,6 +162,7 @@ BROKEN = [
     ("t.json", b'[{"a": 1}, 5]', "item 2: expected an object .*found int"),
     ("t.json", b'{"a": [1, 2], "b": [1]}', "different lengths: {'a': 2, 'b': 1}"),
     ("t.csv", b"text,label\na,1\nb\n", "line 3: 1 fields .* names 2 columns"),
+    ("t.csv", b"text;label\na;1;2\n", "line 2: 3 fields .*hold semicolons"),
     ("t.csv", b'text,label\n"a\nb",1\nc,d,e\n', "line 4: 3 fields"),
     ("t.csv", b'text,label\na,1\n"b,1\nc,1\n', "row that starts at line 3: .*quote left open"),
     ("t.csv", b"text,label\n" + b"a" * 200_000 + b",1\n", "line 2: .*use JSON lines"),

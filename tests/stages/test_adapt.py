@@ -209,11 +209,8 @@ def test_a_missing_head_is_the_teachers(place: Place, tiny_checkpoint: Make) -> 
     assert trained.metrics["steps"] == 5
 
 
-def test_the_model_of_a_task_teaches_its_hidden_states(
-    place: Place, tiny_checkpoint: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It has no head for masked words, and none is made."""
-    task = TransferSettings(
+def given_task(place: Place) -> TransferSettings:
+    return TransferSettings(
         model=place.out("dense"),
         train=str(place.tasks["single"]["train"]),
         out=place.out("task"),
@@ -222,7 +219,13 @@ def test_the_model_of_a_task_teaches_its_hidden_states(
         threads=1,
         precision="fp32",
     )
-    transfer(task)
+
+
+def test_the_model_of_a_task_teaches_its_hidden_states(
+    place: Place, tiny_checkpoint: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no head for masked words, and none is made."""
+    transfer(given_task(place))
     signals = {"mlm": 0.0, "distillation": DistillationSettings(hidden=1.0), "learning_rate": 5e-3}
     texts = {"general_text": (place.out("general.txt"),), "teacher": place.out("task")}
     headless = str(tiny_checkpoint("bert", "base"))
@@ -238,6 +241,21 @@ def test_the_model_of_a_task_teaches_its_hidden_states(
     assert [name for name in arrays(kept.out) if name.startswith("cls.")]
     with pytest.raises(InputError, match="has no masked-language-modelling head"):
         adapt(given(place, "logits", **texts, distillation=DistillationSettings(logits=1.0)))
+
+
+def test_a_head_that_is_left_behind_is_told(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = given_task(place)
+    transfer(task)
+    result = adapt(given(place, "of-a-task", model=task.out, steps=1, head_steps=1))
+    assert result.provenance["dropped_head"] == "SequenceClassification"
+    display.show(result)
+    assert (
+        "The head for SequenceClassification of the model is not in this one"
+        in capsys.readouterr().out
+    )
+    assert "dropped_head" not in adapt(given(place, "of-none", steps=1)).provenance
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])

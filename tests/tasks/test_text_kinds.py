@@ -185,6 +185,7 @@ def test_a_name_of_the_data_that_the_head_lacks(tmp_path: Path) -> None:
         ([-1, -1], {}, "-1 usually means that labels are withheld"),
         ([-1.0, -1.0], {"kind": "regression"}, "every label is -1, .* labels are withheld"),
         ([[0, 1], [1]], {"kind": "classification"}, "row 1 holds a list"),
+        (["good", "bad", "bad "], {}, "'bad' and 'bad ' differ in spaces alone"),
         ([f"name {i}" for i in range(60)], {}, "60 different labels in 60 rows"),
         ([0.5, 1], {"kind": "classification"}, "set `kind: regression`"),
         ([0.5, 1], {"label_names": ["a", "b"]}, "classes .'a', 'b'. were"),

@@ -212,3 +212,11 @@ def _check_classes(present: list[Label], n: int, where: str) -> None:
             f"{where}: {len(present)} different labels in {n} rows do not look like classes; "
             "set `label` to another column, or `kind: regression`"
         )
+    bare: dict[str, str] = {}
+    for name in map(str, present):
+        alike = bare.setdefault(name.strip(), name)
+        if alike != name:
+            raise InputError(
+                f"{where}: {alike!r} and {name!r} differ in spaces alone; write one of them "
+                "throughout"
+            )

@@ -25,6 +25,8 @@ PIECE_BYTES = 1 << 16
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _ROW_SUFFIXES = {".jsonl", ".ndjson", ".json"}
+_TABLES = {".csv", ".tsv", ".parquet", ".conll"}
+"""Read as plain text, they would teach a model their separators and labels."""
 _DAMAGE = (EOFError, lzma.LZMAError, zlib.error, OSError)
 
 
@@ -142,7 +144,8 @@ def resolve(sources: Sequence[str]) -> list[Source]:
     named first. In hub:A/B the two parts are owner and name; a third one is the configuration.
 
     Raises:
-        InputError: A missing file, a glob without match, a folder, an unknown data set or column.
+        InputError: A missing file, a glob without match, a folder, a table, an unknown data set or
+            column.
     """
     if not sources:
         raise InputError("No text source was given. Give a file, a glob or hub:NAME.")
@@ -152,6 +155,7 @@ def resolve(sources: Sequence[str]) -> list[Source]:
             found.setdefault(source, _hub_text(source))
             continue
         for path in _matches(source):
+            _refuse_table(path)
             found.setdefault(str(path.resolve()), TextFile(path))
     return list(found.values())
 
@@ -183,6 +187,15 @@ def _matches(source: str) -> list[Path]:
     if not files:
         raise InputError(f"{source}: no file matches this pattern.")
     return files
+
+
+def _refuse_table(path: Path) -> None:
+    kept = path.with_suffix("") if path.suffix.lower() in _OPENERS else path
+    if kept.suffix.lower() in _TABLES:
+        raise InputError(
+            f"{path}: is a table, not text. Write its texts to a .txt file, a paragraph a line, "
+            'or to a .jsonl file, {"text": ...} a line.'
+        )
 
 
 def _hub_text(source: str) -> HubText:

@@ -51,7 +51,7 @@ class Malformed(ValueError):
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
-        self.advice = advice or "copy the file again, or pack the checkpoint again"
+        self.advice = advice or "copy the file again, or write it again"
 
 
 @dataclass(frozen=True)

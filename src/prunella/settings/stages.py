@@ -109,7 +109,7 @@ class TaskSettings(Settings):
     stride: Annotated[int, Field(ge=0)] | None = None
     """Tokens that the windows of a long text share, up to half of a window; by default as trained, or else 128."""
     no_answer: bool | None = None
-    """Whether questions may have no answer (SQuAD v2); by default if some of training have none."""
+    """Whether questions may have no answer (SQuAD v2), or always have one; by default as some of the training rows have none or all have one."""
     threshold: float | None = None
     """Probability from which a label counts (multi-label, usually 0.5), or score above which there is no answer (0); by default as trained."""
     max_answer_length: Count = 30

@@ -23,6 +23,7 @@ from prunella.checkpoint import (
     write_json,
 )
 from prunella.errors import InputError, failed_to_write
+from prunella.models import task_head
 from prunella.processes import is_main, rank, refuse_sharded_models
 from prunella.settings import OutputSettings
 from prunella.sparsity.learned import LearnedMasks
@@ -136,6 +137,7 @@ def _save(
             metrics=outcome.metrics,
             seconds=outcome.metrics.pop("seconds", seconds),
             identity={key: workspace.identity[key] for key in ("sha256", "data")},
+            **_dropped_head(parents["model"], saved),
             **outcome.more,
         )
         roles = [t for t in saved.tensors if t.role]
@@ -152,6 +154,12 @@ def _save(
             "the command: the training is not lost"
         ) from error
     return record
+
+
+def _dropped_head(before: Checkpoint | None, saved: Checkpoint) -> dict[str, str]:
+    """The head of a fine-tuned model, if what became of it has none such."""
+    head = task_head(before) if before else None
+    return {"dropped_head": head} if head and task_head(saved) != head else {}
 
 
 def verify_pattern(

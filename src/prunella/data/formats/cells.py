@@ -13,8 +13,15 @@ from prunella.errors import InputError
 
 
 def parse_csv(data: bytes, source: str) -> pa.Table:
-    """Quoted cells may hold commas and line breaks."""
-    reader = csv.reader(io.StringIO(decode(data, source), newline=""), strict=True)
+    """Quoted cells may hold separators and line breaks.
+
+    A first line with semicolons and no comma is a spreadsheet's of a country whose decimals have a
+    comma.
+    """
+    text = decode(data, source)
+    first = text.partition("\n")[0]
+    separator = ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     lines: list[tuple[int, list[str]]] = []
     start = 1
     try:
@@ -26,7 +33,8 @@ def parse_csv(data: bytes, source: str) -> pa.Table:
             f"{source}, the row that starts at line {start}: {error} (a quote left open, or a "
             "field too long for csv: then use JSON lines)"
         ) from None
-    hint = "put quotes around texts that hold commas"
+    named = {",": "commas", ";": "semicolons"}[separator]
+    hint = f"put quotes around texts that hold {named}"
     return _cells_to_table(((n, cells) for n, cells in lines if cells), source, hint)
 
 
