@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ _ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain l
 _FAMILIES = {
     "sparse": "pruned upstream",
     "sparse-taught": "pruned upstream, taught on text",
-    "sparse-unlabelled": "pruned upstream, with unlabelled rows",
-    "sparse-taught-unlabelled": "pruned upstream, taught on text, with unlabelled rows",
+    "sparse-unlabelled": "pruned upstream, unlabelled rows",
+    "sparse-taught-unlabelled": "pruned upstream, both of these",
     "gmp": "pruned at task time (GMP)",
     "task-time": "pruned at task time (SNIP, global)",
     "one-shot": "magnitude in one shot",
@@ -105,17 +106,15 @@ def _lines(family: str, weights: str) -> tuple[str, ...]:
 
 
 def comparable(study: Study, arms: Sequence[Arm]) -> tuple[list[Arm], tuple[str, ...]]:
-    """The arms that have any result, and the tasks that all of these have results of.
-
-    Where there is no such task, those whose tasks fewest others share are left out until there is.
-    """
-    tasks = list(study.matrix.tasks)
-    run = {arm: {task for task in tasks if study.scores.of(arm, task)} for arm in arms}
-    found = [arm for arm in arms if run[arm]]
-    while found and not study.scores.tasks(found, tasks):
-        shared = {task: sum(task in run[arm] for arm in found) for task in tasks}
-        found.remove(min(found, key=lambda arm: max(shared[task] for task in run[arm])))
-    return found, study.scores.tasks(found, tasks)
+    """Arms with results of the same tasks: those arms and tasks that have the most results together."""
+    run = [task for task in study.matrix.tasks if any(study.scores.of(arm, task) for arm in arms)]
+    found: tuple[list[Arm], tuple[str, ...]] = [], ()
+    for number in range(1, len(run) + 1):
+        for tasks in combinations(run, number):
+            whole = [arm for arm in arms if study.scores.tasks([arm], tasks) == tasks]
+            if len(whole) * number > len(found[0]) * len(found[1]):
+                found = whole, tasks
+    return found
 
 
 @dataclass(frozen=True)
