@@ -106,7 +106,7 @@ def _lines(family: str, weights: str) -> tuple[str, ...]:
 
 
 def comparable(study: Study, arms: Sequence[Arm]) -> tuple[list[Arm], tuple[str, ...]]:
-    """Arms with results of the same tasks: those arms and tasks that have the most results together."""
+    """Arms, and tasks that all of them have results of: those with the most results together."""
     run = [task for task in study.matrix.tasks if any(study.scores.of(arm, task) for arm in arms)]
     found: tuple[list[Arm], tuple[str, ...]] = [], ()
     for number in range(1, len(run) + 1):
