@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,9 @@ class CellRun:
         self.cell, self.place = cell, place
         teacher = matrix.teacher_of(cell)
         self.teacher = CellRun(matrix, teacher, place) if teacher else None
+        before = matrix.before(cell)
+        # Its rows are those of another task, so none of them has to be set aside.
+        self.before = CellRun(matrix, before, replace(place, mode=Mode())) if before else None
         mode = "tuning" if place.mode.tuning else "reported"
         # With other settings or models, another folder.
         name = f"{cell.task}-seed{cell.seed}-{self.digest('fp32')}"
@@ -79,7 +82,7 @@ class CellRun:
 
     def digest(self, weights: Weights) -> str:
         """Of all that decides the result: settings and models, those of the teacher as well."""
-        cells = [self.cell, *([self.teacher.cell] if self.teacher else [])]
+        cells = [self.cell, *(run.cell for run in (self.teacher, self.before) if run)]
         models = [self.place.start(cell).weights_hash for cell in cells]
         said = "\n".join([self.cell.settings_hash(weights), *models])
         return hashlib.sha256(said.encode()).hexdigest()[:12]
@@ -105,10 +108,20 @@ class CellRun:
     def is_fine_tuned(self) -> bool:
         return (self.fine_tuned / PROVENANCE).exists()
 
+    @property
+    def needs(self) -> dict[Path, CellRun]:
+        """The runs that have to be fine-tuned yet before this one, by their folders."""
+        found: dict[Path, CellRun] = {}
+        for run in (self.teacher, self.before):
+            if run and not run.is_fine_tuned:
+                found |= {**run.needs, run.folder: run}
+        return found
+
     def check(self, weights: Sequence[Weights]) -> None:
         """Reads all settings and looks for all files, so that nothing fails hours later."""
-        if self.teacher:
-            self.teacher.check(("fp32",))
+        for run in (self.teacher, self.before):
+            if run:
+                run.check(("fp32",))
         if self.cell.stages["adapt"]:
             self._adapt_settings()
         self._fine_tune_settings()
@@ -121,9 +134,9 @@ class CellRun:
                 raise InputError(f"{rows}: no such file; --data names the folder of all data")
 
     def transfer(self) -> list[Result]:
-        """Fine-tunes, after the teacher; what its stages made, the fine-tuned model last."""
-        if self.teacher:
-            self.teacher.transfer()
+        """Fine-tunes, after what it needs; what its stages made, the fine-tuned model last."""
+        for run in self.needs.values():
+            run.transfer()
         made = []
         if self.cell.stages["adapt"]:
             made.append(VERBS["adapt"].function()(self._adapt_settings()))
@@ -147,10 +160,15 @@ class CellRun:
 
     def _fine_tune_settings(self) -> Any:
         stage = self.cell.entry.stage
-        adapted = self.cell.stages["adapt"]
-        model = str(self._adapted if adapted else self.place.start(self.cell).path)
-        values = self._common(stage) | {"model": model, "out": str(self.fine_tuned)}
+        model = self._adapted if self.cell.stages["adapt"] else self._origin
+        values = self._common(stage) | {"model": str(model), "out": str(self.fine_tuned)}
+        if self.before:
+            values["new_head"] = True
         return parse_settings(VERBS[stage].settings, values, f"{self.cell.name}, {stage}")
+
+    @property
+    def _origin(self) -> Path:
+        return self.before.fine_tuned if self.before else self.place.start(self.cell).path
 
     @property
     def _adapted(self) -> Path:
@@ -160,7 +178,7 @@ class CellRun:
         values = dict(self.cell.stages["adapt"])
         for name in ("text", "validation_text"):
             values[name] = [str(self.place.data / file) for file in values.get(name, ())]
-        values |= {"model": str(self.place.start(self.cell).path), "out": str(self._adapted)}
+        values |= {"model": str(self._origin), "out": str(self._adapted)}
         values |= {"seed": self.cell.seed, "threads": self.place.threads}
         values |= {"cache": str(self.place.work / "texts")}
         if self.teacher:

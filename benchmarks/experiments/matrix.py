@@ -53,6 +53,8 @@ class TaskEntry(Settings):
     """Rows to choose settings on; by default a tenth of the training rows is set aside."""
     group: str | None = None
     """Column whose equal values stay on one side when rows are set aside."""
+    after: str | None = None
+    """Another task of the matrix, which a model is fine-tuned on first (arXiv 1811.01088)."""
     metric: str | None = None
     """The main metric; by default that of the kind."""
     further: tuple[str, ...] = ()
@@ -125,7 +127,7 @@ class Cell:
 
     `matrix` is where the model is described, and its results are kept. `layers` are its settings
     beyond the matrix's own, `stages` all of them joined, without paths; `teacher_hash` is of the
-    settings that its teacher was fine-tuned with.
+    settings that its teacher was fine-tuned with, `after_hash` of those of the task before.
     """
 
     matrix: str
@@ -137,6 +139,7 @@ class Cell:
     layers: Mapping[str, Mapping[str, Any]]
     stages: Mapping[str, Mapping[str, Any]]
     teacher_hash: str | None
+    after_hash: str | None
 
     @property
     def name(self) -> str:
@@ -152,6 +155,8 @@ class Cell:
         said = {"stages": stages, "start": self.entry.start, "teacher": self.teacher_hash}
         said |= {"train": self.data.train, "reported": self.data.reported, "seed": self.seed}
         said |= {"metric": self.data.metric}
+        if self.after_hash:
+            said |= {"after": self.after_hash}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -191,12 +196,27 @@ class Matrix:
             stages[stage] = joined(common, layers[stage])
         teacher = self.cell(entry.teacher, task, seed) if entry.teacher else None
         hashed = teacher.settings_hash("fp32") if teacher else None
-        return Cell(owner, model, task, seed, entry, self.tasks[task], layers, stages, hashed)
+        before = self._before(model, task, seed)
+        first = before.settings_hash("fp32") if before else None
+        data = self.tasks[task]
+        return Cell(owner, model, task, seed, entry, data, layers, stages, hashed, first)
 
     def teacher_of(self, cell: Cell) -> Cell | None:
         """The cell whose fine-tuned checkpoint teaches this one."""
         teacher = cell.entry.teacher
         return self.cell(teacher, cell.task, cell.seed) if teacher else None
+
+    def before(self, cell: Cell) -> Cell | None:
+        """The cell whose fine-tuned checkpoint this one starts from, with a head of its own."""
+        return self._before(cell.model, cell.task, cell.seed)
+
+    def _before(self, model: str, task: str, seed: int) -> Cell | None:
+        first, entry = self.tasks[task].after, self.models[model]
+        if first is None:
+            return None
+        # What is pruned for the task is dense until then.
+        dense = entry.teacher if "prune" in entry.transfer else None
+        return self.cell(dense or model, first, seed)
 
     def cells(
         self,
@@ -260,6 +280,12 @@ def load_matrix(name: str, folder: Path = FOLDER) -> Matrix:
         owners = {**dict.fromkeys(base.models, file.extends), **owners}
     known = yaml.safe_load((folder / TASKS).read_text(encoding="utf-8"))
     tasks = {task: _task(task, known, name) for task in file.tasks}
+    for task, data in tasks.items():
+        if data.after and (data.after not in tasks or tasks[data.after].after):
+            raise InputError(
+                f"{name}.yaml: {task}: comes after '{data.after}', which must be a task of this "
+                "matrix that comes after none"
+            )
     for model, entry in models.items():
         if entry.teacher and entry.teacher not in models:
             raise InputError(

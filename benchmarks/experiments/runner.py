@@ -77,7 +77,7 @@ class Runner:
                     self.say(f"{cell.name} {weights}: taken over from {record['name']}")
 
     def _try(self, cell: Cell) -> bool:
-        """Runs a cell unless others are at work on it or on its teacher; whether it is done."""
+        """Runs a cell unless others are at work on it or on what it needs; whether it is done."""
         run = CellRun(self.matrix, cell, self.place)
         with ExitStack() as stack:
             if not stack.enter_context(run.lock()):
@@ -85,8 +85,7 @@ class Runner:
             weights = self.missing(cell)
             if not weights:
                 return True
-            teacher = run.teacher
-            if teacher and not teacher.is_fine_tuned and not stack.enter_context(teacher.lock()):
+            if not all(stack.enter_context(each.lock()) for each in run.needs.values()):
                 return False
             try:
                 self._run(run, weights)
@@ -107,10 +106,12 @@ class Runner:
                 f"({100 * low:.1f} to {100 * high:.1f}), {record['seconds'] / 60:.1f} min"
             )
         if not self.keep:
-            run.clear(but_fine_tuned=self._teaches(cell))
+            run.clear(but_fine_tuned=self._is_needed(cell))
 
-    def _teaches(self, cell: Cell) -> bool:
-        return any(entry.teacher == cell.model for entry in self.matrix.models.values())
+    def _is_needed(self, cell: Cell) -> bool:
+        """Whether others are taught by it, or start from it."""
+        teaches = any(entry.teacher == cell.model for entry in self.matrix.models.values())
+        return teaches or any(task.after == cell.task for task in self.matrix.tasks.values())
 
     def _fail(self, cell: Cell, reason: str) -> None:
         self.failures[cell.name] = reason

@@ -121,12 +121,19 @@ def keep_pooler(model: Any, encoder: Any) -> None:
 
 
 def load_for_task(
-    checkpoint: Checkpoint, head: str, labels: int, names: list[str], problem: str | None
+    checkpoint: Checkpoint,
+    head: str,
+    labels: int,
+    names: list[str],
+    problem: str | None,
+    *,
+    new_head: bool = False,
 ) -> nn.Module:
     """The model with a task head, new unless the checkpoint has that head.
 
     Args:
         checkpoint: Any encoder.
+        new_head: Leave behind the head that the checkpoint has.
         head: The transformers class behind "AutoModelFor", one of those of `task_head`.
         labels: Outputs of the head.
         names: What they are called, if they have names.
@@ -141,8 +148,19 @@ def load_for_task(
     if names:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
+    if new_head:
+        return _headless(checkpoint, _HEADS[head].from_config(config, dtype=torch.float32))
     with _quiet(), _explained(checkpoint):
         return _HEADS[head].from_pretrained(checkpoint.path, config=config, dtype=torch.float32)
+
+
+def _headless(checkpoint: Checkpoint, model: Any) -> nn.Module:
+    """A model as it was drawn, but for its encoder, which is the checkpoint's."""
+    stored = load_encoder(checkpoint).state_dict()
+    encoder = model.base_model
+    # One of the two may have no pooler.
+    encoder.load_state_dict({k: v for k, v in stored.items() if k in encoder.state_dict()}, False)
+    return model
 
 
 def load_finished(checkpoint: Checkpoint) -> nn.Module:

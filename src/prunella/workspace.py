@@ -24,7 +24,7 @@ from prunella.settings import Settings
 _NO_INFLUENCE = {"out", "overwrite", "save_every", "log_every", "report_to", "cache", "dry_run"}
 _NO_INFLUENCE |= {"cache_gigabytes", "threads"}
 # Settings that came later: where they are not used, a run is the same as one from before.
-_LATER = {"unlabelled"}
+_LATER: dict[str, Any] = {"unlabelled": [], "new_head": False}
 _RECORD = "run.json"
 _LOCK = "lock"
 
@@ -182,11 +182,10 @@ def _edited(record: Path, identity: Mapping[str, Any]) -> str:
     kept = document.get("identity", document)
     if document.get("stage", identity["stage"]) != identity["stage"]:
         return ""
-    unused = {name: [] for name in _LATER}
     before: dict[str, Any] = {}
     now: dict[str, Any] = {}
     for part, values in (("settings", document.get("settings")), ("data", kept.get("data"))):
-        left, right = unused | (values or {}), unused | identity.get(part, {})
+        left, right = _LATER | (values or {}), _LATER | identity.get(part, {})
         known = left.keys() & right.keys()
         before[part] = {key: left[key] for key in known}
         now[part] = {key: right[key] for key in known}

@@ -153,7 +153,7 @@ def test_the_plots_compare_only_tasks_that_all_arms_have(tmp_path: Path) -> None
 def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     document = Path(shutil.copy(ROOT / "docs" / "results.md", tmp_path / "results.md"))
     int8 = {
-        (Arm(m, "int8"), t): (0.8, 0.7) for m in ("dense", "sparse-90") for t in ("rte", "sst2")
+        (Arm(m, "int8"), t): (0.8, 0.7) for m in ("dense", "sparse-90") for t in ("stsb", "sst2")
     }
     values = {(Arm(arm.model, "fp32"), task): v for (arm, task), v in int8.items()} | int8
     medians = {"dense": 4.0, "sparse-90": 2.0, "student-2x384": 1.5}
@@ -162,7 +162,7 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     latency = json.dumps({"rows": rows, "environment": machine, "command": "again"})
     results = written(tmp_path / "results", values)
     worth = load_matrix("worth")
-    for task, seed in product(("rte", "sst2"), range(2)):
+    for task, seed in product(("stsb", "sst2"), range(2)):
         student = record(Arm("student-2x384", "int8"), task, seed, 0.6)
         path = record_path(results, Mode(), worth.cell("student-2x384", task, seed), "int8")
         write_record(path, student)
@@ -174,8 +174,8 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     for path, text in stale.items():
         path.write_text(text, encoding="utf-8")
     assert not Page(document, results).stale()
-    write = tmp_path / "results" / "experiments" / "prune-ofa" / "dense" / "rte-seed2-int8.json"
-    write_record(write, record(Arm("dense", "int8"), "rte", 2, 0.9))
+    write = tmp_path / "results" / "experiments" / "prune-ofa" / "dense" / "stsb-seed2-int8.json"
+    write_record(write, record(Arm("dense", "int8"), "stsb", 2, 0.9))
     assert {p.name for p in Page(document, results).stale()} >= {
         "results.md",
         "results-ms-avx2.svg",

@@ -295,3 +295,57 @@ def test_a_task_is_taught_on_text_first(
     made, dense = results(place)["m/gmp/single/0/fp32"], results(place)["m/dense/single/0/fp32"]
     assert made["steps"] == dense["steps"] + 3
     assert made["settings"]["adapt"]["steps"] == 3
+
+
+def test_a_task_after_another_starts_from_the_model_of_that(
+    matrix: Callable[..., Matrix], place: Place, tmp_path: Path
+) -> None:
+    matrix()
+    document = yaml.safe_load((tmp_path / "m.yaml").read_text(encoding="utf-8"))
+    document["tasks"] = {"single": None, "pair": None}
+    tasks = yaml.safe_load((tmp_path / "tasks.yaml").read_text(encoding="utf-8"))
+    tasks["pair"] = {"title": "Pair", "train": "pair-train.jsonl", "after": "single"}
+    tasks["pair"] |= {"reported": "pair-validation.jsonl", "settings": {"max_length": 48}}
+    for name, content in (("after", document), ("tasks", tasks)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    read = load_matrix("after", tmp_path)
+    _, runner = run(read, place, "*/pair", ["fp32"])
+    assert not runner.failures and list(results(place)) == [
+        "after/dense/pair/0/fp32",
+        "after/gmp/pair/0/fp32",
+    ]
+
+    def made(model: str, task: str, mode: Mode) -> dict[str, Any]:
+        run = CellRun(read, read.cell(model, task, 0), replace(place, mode=mode))
+        return open_checkpoint(run.fine_tuned).provenance or {}
+
+    first, second = made("dense", "single", Mode()), made("dense", "pair", Mode())
+    assert second["settings"]["new_head"] and not first["settings"]["new_head"]
+    assert second["parents"]["model"]["path"].endswith(
+        str(CellRun(read, read.cell("dense", "single", 0), place).fine_tuned)
+    )
+    # What is pruned at task time is dense until then.
+    assert read.before(read.cell("gmp", "pair", 0)) == read.cell("dense", "single", 0)
+    # Its rows are not those that are set aside, so tuning starts from the same model.
+    mode = Mode("short")
+    tuning = Runner(read, replace(place, mode=mode), ["fp32"], keep=True, say=lambda line: None)
+    tuning.run(read.cells([0], ["dense/pair"]))
+    assert not tuning.failures
+    assert made("dense", "pair", mode)["parents"] == second["parents"]
+    changed = load_matrix("after", tmp_path)
+    hashes = [m.cell("dense", "pair", 0).settings_hash("fp32") for m in (read, changed)]
+    document["tasks"]["single"] = {"transfer": {"steps": 3}}
+    (tmp_path / "after.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    edited = load_matrix("after", tmp_path).cell("dense", "pair", 0)
+    assert hashes[0] == hashes[1] != edited.settings_hash("fp32")
+
+
+def test_a_task_comes_after_one_of_the_same_matrix(
+    matrix: Callable[..., Matrix], tmp_path: Path
+) -> None:
+    matrix()
+    tasks = yaml.safe_load((tmp_path / "tasks.yaml").read_text(encoding="utf-8"))
+    tasks["single"]["after"] = "pair"
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump(tasks), encoding="utf-8")
+    with pytest.raises(InputError, match="single: comes after 'pair', which must be a task of"):
+        load_matrix("m", tmp_path)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTokenClassification
 
 from prunella import settings as s
@@ -188,3 +190,65 @@ def test_the_recorded_metric_is_that_of_evaluate(tiny_checkpoint: Make, tmp_path
     said = evaluate(s.EvaluateSettings(model=out, data=train, resamples=10, threads=1))
     assert recorded["mse"] == pytest.approx(said.metrics["mse"], rel=1e-5)
     assert np.isfinite(recorded["mse"])
+
+
+@pytest.mark.parametrize(
+    ("next_rows", "head"),
+    [
+        (texts(["up", "down"] * 8), "SequenceClassification"),
+        (texts(["World", "Sports", "Business"] * 5, "topic"), "SequenceClassification"),
+        ([{"tokens": ["the", "baker"], "tags": ["O", "B-WHO"]}] * 8, "TokenClassification"),
+    ],
+)
+def test_another_task_has_a_head_of_its_own(
+    news: Path, tmp_path: Path, next_rows: list[dict[str, Any]], head: str
+) -> None:
+    """The encoder is what the first task made of it, its zeros locked; columns are found anew."""
+    first = str(tmp_path / "first")
+    sparse = tmp_path / "sparse"
+    shutil.copytree(news, sparse)
+    weights = load_file(sparse / "model.safetensors")
+    matrix = "bert.encoder.layer.0.intermediate.dense.weight"
+    weights[matrix].view(-1)[::2] = 0
+    save_file(weights, sparse / "model.safetensors", {"format": "pt"})
+    rows = write(tmp_path, texts([NEWS[i % 3] for i in range(16)], "topic"), "first.jsonl")
+    asked = {"text": "text", "label": "topic", "kind": "classification"}
+    transfer(s.TransferSettings(model=str(sparse), out=first, train=rows, **COMMON, **asked))
+    further = write(tmp_path, next_rows, "next.jsonl")
+    label = {"label": "topic"} if "topic" in next_rows[0] else {}
+    settings = s.TransferSettings(
+        model=first,
+        out=str(tmp_path / "next"),
+        train=further,
+        new_head=True,
+        seed=5,
+        learning_rate=1e-9,
+        **COMMON,
+        **label,
+    )
+    transfer(settings)
+    before, after = (load_file(Path(f) / "model.safetensors") for f in (first, settings.out))
+    assert open_checkpoint(settings.out).config["architectures"] == [f"BertFor{head}"]
+    encoder = [name for name in after if name.startswith("bert.")]
+    assert matrix in encoder and "classifier.weight" in after
+    for name in encoder:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+    assert (after[matrix].view(-1)[::2] == 0).all()
+    old, new = before["classifier.weight"], after["classifier.weight"]
+    assert old.shape != new.shape or not torch.allclose(old, new, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["up", "down"], "unknown label 'down', 'up'"),
+        (["a", "b", "c", "d"], "its head has 3 outputs, the task 4"),
+    ],
+)
+def test_a_head_of_another_task_is_refused_and_the_way_out_is_told(
+    news: Path, tmp_path: Path, labels: list[Any], message: str
+) -> None:
+    rows = write(tmp_path, texts(labels * 4))
+    settings = s.TransferSettings(model=str(news), out=str(tmp_path / "o"), train=rows, **COMMON)
+    with pytest.raises(InputError, match=f"{message}.*transfer --new-head"):
+        transfer(settings)

@@ -152,6 +152,8 @@ class TransferSettings(FineTuneSettings):
 
     lock: Literal["auto", "on", "off"] = "auto"
     """Keep zeros zero: auto when the model is sparse; on insists that it is; off never."""
+    new_head: bool = False
+    """Begin a new head where the model has one: it learned another task first, which may help where rows are few (arXiv 1811.01088)."""
     prune: PruningSettings | None = None
     """Prune during this fine-tuning instead (the usual baseline): a pruning schedule."""
     learning_rate: Positive = 1e-4

@@ -55,6 +55,8 @@ from prunella.training.mlm import Teacher
 from prunella.training.task import TaskLoss
 from prunella.workspace import Workspace
 
+_OTHER_TASK = "if the head is of another task, `prunella transfer --new-head` leaves it behind"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -84,13 +86,23 @@ class Task:
         return self.kind.outputs(self.names)
 
 
-def open_task(settings: FineTuneSettings, source: Checkpoint, teacher: Checkpoint | None) -> Task:
-    """Reads and tokenises the rows of a task; validation labels must be known from training."""
+def open_task(
+    settings: FineTuneSettings,
+    source: Checkpoint,
+    teacher: Checkpoint | None,
+    *,
+    new_head: bool = False,
+) -> Task:
+    """Reads and tokenises the rows of a task; validation labels must be known from training.
+
+    What the source's head was trained on decides how rows are read, unless the task has a new head.
+    """
     tokenizer = load_tokenizer(source)
     configs = [load_config(checkpoint) for checkpoint in (source, teacher) if checkpoint]
-    settings = as_trained(settings, source)
+    if not new_head:
+        settings = as_trained(settings, source)
     _check_unlabelled(settings)
-    kind, rows = _training_rows(settings, source, configs[0])
+    kind, rows = _training_rows(settings, None if new_head else source, configs[0])
     if settings.class_weights == "balanced" and not kind.named:
         raise InputError(f"class_weights: {kind.name} has no classes to balance; leave it out")
     reading = reading_of(settings, kind, tokenizer, configs)
@@ -134,22 +146,25 @@ def _check_unlabelled(settings: FineTuneSettings) -> None:
 
 
 def _training_rows(
-    settings: FineTuneSettings, source: Checkpoint, config: Any
+    settings: FineTuneSettings, source: Checkpoint | None, config: Any
 ) -> tuple[Kind[Any], Rows]:
-    """The training rows; their class ids are those of the model's head, where it names classes.
+    """The training rows; their class ids are those of the source's head, where it names classes.
 
     Raises:
         InputError: If a label is none of the head's, or if tags are numbers that nothing names.
     """
     kind, rows = read_split(settings, settings.train, "train", settings.kind)
-    names = _names_of_head(source, config, kind)
-    if names and names != rows.names and len(rows.names) <= len(names):
-        kind, rows = read_split(settings, settings.train, "train", kind.name, names)
+    names = _names_of_head(source, config, kind) if source else None
+    if source and names and names != rows.names and len(rows.names) <= len(names):
+        try:
+            kind, rows = read_split(settings, settings.train, "train", kind.name, names)
+        except InputError as error:
+            raise InputError(f"{error}; {_OTHER_TASK}") from None
         if unseen := rows.counts.get("unseen_tags"):
             raise InputError(
                 f"{settings.train}: {unseen} tags are none of those of the head of {source.path} "
-                f"({', '.join(names[:20])}); start from the checkpoint before its transfer, or "
-                "take the data that the head was trained on"
+                f"({', '.join(names[:20])}); {_OTHER_TASK}; otherwise take the data that it was "
+                "trained on"
             )
     if kind.name == "token-classification" and all(name.isdecimal() for name in rows.names):
         raise InputError(
@@ -174,6 +189,12 @@ def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
     return {part: content_hash(source) for part, source in sources.items() if source}
 
 
+def load_new_head(source: Checkpoint, task: Task) -> Any:
+    """The model with a head that knows nothing of the task yet, whatever head it had."""
+    kind = task.kind
+    return load_for_task(source, kind.head, task.outputs, task.names, kind.problem, new_head=True)
+
+
 def load_task_model(source: Checkpoint, task: Task, advice: str | None = None) -> Any:
     """The model with a head for the task; an existing head must have the task's labels.
 
@@ -184,8 +205,8 @@ def load_task_model(source: Checkpoint, task: Task, advice: str | None = None) -
     """
     if advice is None:
         advice = (
-            "start from the checkpoint before its transfer, take the data that the head was "
-            "trained on, or name the kind of the rows with --kind"
+            f"{_OTHER_TASK}; otherwise take the data that it was trained on, or name the kind of "
+            "the rows with --kind"
         )
     check_head(source, task.kind, task.names, load_config(source), advice)
     return load_for_task(source, task.kind.head, task.outputs, task.names, task.kind.problem)
