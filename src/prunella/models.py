@@ -133,11 +133,11 @@ def load_for_task(
 
     Args:
         checkpoint: Any encoder.
-        new_head: Leave behind the head that the checkpoint has.
         head: The transformers class behind "AutoModelFor", one of those of `task_head`.
         labels: Outputs of the head.
         names: What they are called, if they have names.
         problem: `problem_type` of the configuration.
+        new_head: Leave behind the head that the checkpoint has.
 
     Raises:
         InputError: If transformers cannot load it.
@@ -149,17 +149,17 @@ def load_for_task(
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
     if new_head:
-        return _headless(checkpoint, _HEADS[head].from_config(config, dtype=torch.float32))
+        return _with_encoder(checkpoint, _HEADS[head].from_config(config, dtype=torch.float32))
     with _quiet(), _explained(checkpoint):
         return _HEADS[head].from_pretrained(checkpoint.path, config=config, dtype=torch.float32)
 
 
-def _headless(checkpoint: Checkpoint, model: Any) -> nn.Module:
-    """A model as it was drawn, but for its encoder, which is the checkpoint's."""
-    stored = load_encoder(checkpoint).state_dict()
-    encoder = model.base_model
-    # One of the two may have no pooler.
-    encoder.load_state_dict({k: v for k, v in stored.items() if k in encoder.state_dict()}, False)
+def _with_encoder(checkpoint: Checkpoint, model: Any) -> nn.Module:
+    """A model that was drawn at random, with the checkpoint's encoder for its own."""
+    encoder, stored = model.base_model, load_encoder(checkpoint).state_dict()
+    known = {name: tensor for name, tensor in stored.items() if name in encoder.state_dict()}
+    missing = encoder.load_state_dict(known, strict=False).missing_keys
+    _refuse_missing(checkpoint, (n for n in missing if not n.startswith("pooler.")))
     return model
 
 

@@ -150,6 +150,19 @@ def test_the_plots_compare_only_tasks_that_all_arms_have(tmp_path: Path) -> None
     assert plots.sparsity_plot(nothing) == plots.worth_plots(nothing, None) == tables.NOT_YET
 
 
+def test_a_plot_is_of_the_tasks_that_show_most_results(tmp_path: Path) -> None:
+    few, other = Arm("sparse-85", "fp32"), Arm("sparse-95", "fp32")
+    values = {(arm, task): (0.8,) for arm in (DENSE, SPARSE) for task in ("stsb", "sst2", "qnli")}
+    values |= {(few, "stsb"): (0.7,), (few, "sst2"): (0.7,), (other, "qqp"): (0.7,)}
+    results = written(tmp_path, values)
+    study = tables.read_study("prune-ofa", results, FOLDER)
+    # Two arms on three tasks and three arms on two are as much: the first of the two is taken.
+    arms = [DENSE, SPARSE, few, other]
+    assert plots.comparable(study, arms) == ([DENSE, SPARSE, few], ("stsb", "sst2"))
+    assert plots.comparable(study, arms[:2]) == (arms[:2], ("stsb", "sst2", "qnli"))
+    assert plots.comparable(study, [Arm("gmp-90", "fp32")]) == ([], ())
+
+
 def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     document = Path(shutil.copy(ROOT / "docs" / "results.md", tmp_path / "results.md"))
     int8 = {

@@ -193,6 +193,21 @@ def test_provenance_is_complete(chain: Chain, name: str) -> None:
     assert {"step", "loss", "learning_rate"} <= log[-1].keys()
 
 
+def test_another_task_starts_from_the_encoder_of_this_one(chain: Chain) -> None:
+    place = chain.place
+    rows = {**place.rows("pair"), "steps": 1, "learning_rate": 1e-9, "max_length": 40}
+    out = place.out(f"another-{chain.family}")
+    transfer(s.TransferSettings(model=place.out("task"), out=out, new_head=True, seed=7, **rows))
+    prefix = f"{AutoModelForSequenceClassification.from_pretrained(out).base_model_prefix}."
+    before, after = arrays(place.out("task")), arrays(out)
+    encoder = [name for name in after if name.startswith(prefix)]
+    assert encoder and set(encoder) == {name for name in before if name.startswith(prefix)}
+    for name in encoder:
+        np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+    kept = zeros(open_checkpoint(out))
+    assert all(kept[name][where].all() for name, where in zeros(place.open("task")).items())
+
+
 def test_quantised_model_predicts_after_reload_what_it_did_before(chain: Chain) -> None:
     for name in ("int8", "unpacked"):
         assert np.array_equal(logits_of(chain.place, name), chain.seen)
