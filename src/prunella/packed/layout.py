@@ -51,7 +51,9 @@ class Malformed(ValueError):
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
-        self.advice = advice or "copy the file again, or write it again"
+        self.advice = advice or (
+            "copy the file again, or repeat the `prunella pack` or `prunella mask` that wrote it"
+        )
 
 
 @dataclass(frozen=True)
