@@ -332,12 +332,12 @@ def test_a_task_after_another_starts_from_the_model_of_that(
     tuning.run(read.cells([0], ["dense/pair"]))
     assert not tuning.failures
     assert made("dense", "pair", mode)["parents"] == second["parents"]
-    changed = load_matrix("after", tmp_path)
-    hashes = [m.cell("dense", "pair", 0).settings_hash("fp32") for m in (read, changed)]
+    # With other settings of the task before it is another result.
     document["tasks"]["single"] = {"transfer": {"steps": 3}}
     (tmp_path / "after.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    edited = load_matrix("after", tmp_path).cell("dense", "pair", 0)
-    assert hashes[0] == hashes[1] != edited.settings_hash("fp32")
+    edited = load_matrix("after", tmp_path)
+    hashes = {m.cell("dense", "pair", 0).settings_hash("fp32") for m in (read, edited)}
+    assert len(hashes) == 2
 
 
 def test_a_task_comes_after_one_of_the_same_matrix(

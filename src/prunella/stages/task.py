@@ -189,16 +189,12 @@ def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
     return {part: content_hash(source) for part, source in sources.items() if source}
 
 
-def load_new_head(source: Checkpoint, task: Task) -> Any:
-    """The model with a head that knows nothing of the task yet, whatever head it had."""
-    kind = task.kind
-    return load_for_task(source, kind.head, task.outputs, task.names, kind.problem, new_head=True)
-
-
-def load_task_model(source: Checkpoint, task: Task, advice: str | None = None) -> Any:
+def load_task_model(
+    source: Checkpoint, task: Task, advice: str | None = None, *, new_head: bool = False
+) -> Any:
     """The model with a head for the task; an existing head must have the task's labels.
 
-    `advice` says what to do where it has not.
+    `advice` says what to do where it has not. `new_head` leaves it behind, whatever it has.
 
     Raises:
         InputError: If the checkpoint's head is for another kind of task or number of labels.
@@ -208,8 +204,12 @@ def load_task_model(source: Checkpoint, task: Task, advice: str | None = None) -
             f"{_OTHER_TASK}; otherwise take the data that it was trained on, or name the kind of "
             "the rows with --kind"
         )
-    check_head(source, task.kind, task.names, load_config(source), advice)
-    return load_for_task(source, task.kind.head, task.outputs, task.names, task.kind.problem)
+    kind = task.kind
+    if not new_head:
+        check_head(source, kind, task.names, load_config(source), advice)
+    return load_for_task(
+        source, kind.head, task.outputs, task.names, kind.problem, new_head=new_head
+    )
 
 
 def fine_tune(

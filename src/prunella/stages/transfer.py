@@ -21,7 +21,6 @@ from prunella.stages.task import (
     Task,
     count_steps,
     fine_tune,
-    load_new_head,
     load_task_model,
     open_task,
     stored_names,
@@ -61,7 +60,7 @@ def _transfer(
 ) -> Outcome:
     task = open_task(settings, source, teacher, new_head=settings.new_head)
     set_seed(settings.seed)  # the new head
-    model = load_new_head(source, task) if settings.new_head else load_task_model(source, task)
+    model = load_task_model(source, task, new_head=settings.new_head)
     pruning = _pruning(model, task, settings)
     masks = pruning.masks if pruning else _locked(model, settings, source)
     summary = fine_tune(
