@@ -18,6 +18,7 @@ from benchmarks.experiments import plots, tables
 from benchmarks.experiments.matrix import FOLDER
 from benchmarks.experiments.records import RESULTS
 from benchmarks.experiments.summary import Arm
+from benchmarks.experiments.times import read_times
 from benchmarks.experiments.upstream import read_upstream
 from benchmarks.results_html import page_of
 from prunella.report import html
@@ -38,7 +39,7 @@ class Page:
     ) -> None:
         self.document, self.marker = document, marker
         self.results = results
-        self.latency = plots.read_latency(results)
+        self.times = read_times(results, "worth")
         self._read = lambda name: tables.read_study(name, results, matrices)
 
     @cached_property
@@ -65,8 +66,8 @@ class Page:
             "domain-sizes": lambda: tables.size_table(domain),
             "domain-tuning": lambda: tables.tuning_table(domain),
             "domain-notes": lambda: tables.notes(domain.matrix),
-            "worth-table": lambda: plots.worth_table(worth, self.latency),
-            "worth-plot": lambda: plots.worth_plots(worth, self.latency),
+            "worth-table": lambda: plots.worth_table(worth, self.times),
+            "worth-plot": lambda: plots.worth_plots(worth, self.times),
             "adapting-table": lambda: tables.level_table(adapting),
             "adapting-plot": lambda: plots.level_plots(adapting),
             "adapting-tuning": lambda: tables.tuning_table(adapting),

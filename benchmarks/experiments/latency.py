@@ -23,6 +23,7 @@ from benchmarks.common import environment
 from benchmarks.experiments.cell import models_of
 from benchmarks.experiments.matrix import Weights, load_matrix, names
 from benchmarks.experiments.records import RESULTS
+from benchmarks.experiments.times import times_path
 from prunella.bench.workloads import equal_lengths
 from prunella.checkpoint import write_json
 from prunella.engine.compiled import compile_model, usable_isas
@@ -110,16 +111,18 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    measured = environment()
+    path = times_path(Path(given.results), given.matrix, measured["machine"]["processor"])
     document = {
-        "name": f"{given.matrix}-latency",
+        "name": path.stem,
         "command": f"python -m benchmarks.experiments.latency {given.matrix} --models MODELS.yaml "
         f"--length {given.length} --threads {given.threads} --rounds {given.rounds}",
         "length": given.length,
         "threads": given.threads,
         "rows": rows,
-        "environment": environment(),
+        "environment": measured,
     }
-    write_json(Path(given.results) / f"{given.matrix}-latency.json", document)
+    write_json(path, document)
     for row in rows:
         low, high = row["quartiles"]
         times = f"{row['median']:7.3f} ms ({low:.3f} to {high:.3f})"

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from benchmarks.experiments.summary import Arm, Spread
 from benchmarks.experiments.tables import NOT_YET, Study, cell, head, listed, row, sizes, source
+from benchmarks.experiments.times import Times
 from prunella.report.pictures import picture
 from prunella.report.quality import BYTES, Cost, quality_against
 from prunella.report.tables import MISSING, human_bytes
@@ -21,7 +21,6 @@ Block = str | tuple[str, dict[str, str]]
 
 _WIDE = (6.2, 3.7)
 _KEPT = Cost("kept", "weights kept in the encoder's matrices", lambda share: f"{share:g} %")
-_ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain loops"}
 _FAMILIES = {
     "sparse": "pruned upstream",
     "sparse-taught": "pruned upstream, taught on text",
@@ -136,13 +135,8 @@ class Choice:
         return self.title.removeprefix("dense, ").removeprefix("pruned upstream, ")
 
 
-def choices(
-    study: Study, latency: Mapping[str, Any] | None
-) -> tuple[list[Choice], tuple[str, ...]]:
+def choices(study: Study, times: Sequence[Times]) -> tuple[list[Choice], tuple[str, ...]]:
     """Sparse and small dense models, and the tasks that their quality is the mean of."""
-    times = (
-        {(row["model"], row["isa"]): row["median"] for row in latency["rows"]} if latency else {}
-    )
     groups = {
         "sparse": ("sparse",),
         "dense": ("fewer-layers", "narrower"),  # where both lines begin
@@ -158,7 +152,7 @@ def choices(
         arm = Arm(model, "int8")
         size = sizes([r for r in study.records if (r["model"], r["weights"]) == arm]) or {}
         costs = {
-            **{cost.key: times.get((entry.start, isa)) for isa, cost in _times(latency).items()},
+            **{each.cost.key: each.medians.get(entry.start) for each in times},
             "bytes": size.get("model_bytes"),
             "encoder": size.get("encoder_bytes"),
         }
@@ -171,11 +165,11 @@ def choices(
     return found, tasks
 
 
-def worth_plots(study: Study, latency: Mapping[str, Any] | None) -> Block:
+def worth_plots(study: Study, times: Sequence[Times]) -> Block:
     """Quality against latency and against bytes, sparse and small dense models in 8 bits."""
     drawn: dict[str, _Drawing] = {}
-    found, tasks = choices(study, latency)
-    kinds = [(cost, f"latency, {_ISAS[isa]}") for isa, cost in _times(latency).items()]
+    found, tasks = choices(study, times)
+    kinds = [(each.cost, f"latency, {each.title}") for each in times]
     for cost, what in [*kinds, (BYTES, "bytes of the whole file")]:
         points = [
             {"label": "" if number else choice.short, "family": family}
@@ -192,48 +186,30 @@ def worth_plots(study: Study, latency: Mapping[str, Any] | None) -> Block:
     return _shown(drawn) if drawn else NOT_YET
 
 
-def worth_table(study: Study, latency: Mapping[str, Any] | None) -> str:
+def worth_table(study: Study, times: Sequence[Times]) -> str:
     """The same in figures."""
-    found, tasks = choices(study, latency)
+    found, tasks = choices(study, times)
     if not tasks:
         return NOT_YET
-    each = _times(latency)
-    named = [f"{_ISAS[isa]}, ms" for isa in each]
+    named = [f"{each.title}, ms" for each in times]
     lines = head(["int8", "mean score", *named, "encoder", "whole file", "repeat"])
     for choice in (choice for choice in found if choice.quality):
-        known = [choice.costs[cost.key] for cost in each.values()]
+        known = [choice.costs[each.cost.key] for each in times]
         ms = [f"{time:.2f}" if time else MISSING for time in known]
         disk = [human_bytes(choice.costs[key] or 0) for key in ("encoder", "bytes")]
         lines.append(
             row([choice.title, cell(choice.quality), *ms, *disk, f"`--only {choice.model}`"])
         )
     said = f"Mean over {listed(study.matrix, tasks)}. {source(study)}"
-    if latency:
-        where = latency["environment"]["machine"]["processor"]
-        said += (
-            f" Times: one text of 128 tokens, median, one thread, {where}, with all of its "
-            f"instructions and with fewer. `{latency['command']}`"
+    if times:
+        machines = dict.fromkeys(each.processor for each in times)
+        where = "; ".join(
+            f"{', '.join(each.title for each in times if each.processor == name)} on {name}"
+            for name in machines
         )
+        said += f" Times: one text of 128 tokens, median, one thread; {where}. "
+        said += " ".join(f"`{command}`" for command in dict.fromkeys(t.command for t in times))
     return "\n".join([*lines, "", said])
-
-
-def _times(latency: Mapping[str, Any] | None) -> dict[str, Cost]:
-    """The cost in milliseconds with each instruction set that was measured, the best one first."""
-    isas = dict.fromkeys(row["isa"] for row in latency["rows"]) if latency else {}
-    return {
-        isa: Cost(
-            f"ms-{isa}",
-            f"one text of 128 tokens, one thread, {_ISAS[isa]}",
-            lambda ms: f"{ms:g} ms",
-        )
-        for isa in isas
-    }
-
-
-def read_latency(results: Path) -> dict[str, Any] | None:
-    """What `benchmarks.experiments.latency worth` measured; None before."""
-    path = results / "worth-latency.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _interval(spread: Spread | None, above: float = 0.0) -> dict[str, float | None]:

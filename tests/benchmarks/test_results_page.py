@@ -15,6 +15,7 @@ from benchmarks.experiments import plots, tables
 from benchmarks.experiments.matrix import FOLDER, load_matrix
 from benchmarks.experiments.records import Mode, record_path, write_record
 from benchmarks.experiments.summary import Arm, Scores, Spread
+from benchmarks.experiments.times import read_times, times_path
 from benchmarks.results_page import ROOT, Page
 
 DENSE, SPARSE = Arm("dense", "fp32"), Arm("sparse-90", "fp32")
@@ -147,7 +148,7 @@ def test_the_plots_compare_only_tasks_that_all_arms_have(tmp_path: Path) -> None
     again = plots.sparsity_plot(tables.read_study("prune-ofa", apart, FOLDER))
     assert isinstance(again, tuple) and "the mean over RTE. " in again[0]
     nothing = tables.read_study("prune-ofa", tmp_path / "none", FOLDER)
-    assert plots.sparsity_plot(nothing) == plots.worth_plots(nothing, None) == tables.NOT_YET
+    assert plots.sparsity_plot(nothing) == plots.worth_plots(nothing, []) == tables.NOT_YET
 
 
 def test_a_plot_is_of_the_tasks_that_show_most_results(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
         student = record(Arm("student-2x384", "int8"), task, seed, 0.6)
         path = record_path(results, Mode(), worth.cell("student-2x384", task, seed), "int8")
         write_record(path, student)
-    (results / "worth-latency.json").write_text(latency, encoding="utf-8")
+    times_path(results, "worth", "P").write_text(latency, encoding="utf-8")
     page = Page(document, results)
     stale = page.stale()
     pictures = {path.name for path in stale} - {"results.md"}
@@ -193,6 +194,26 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
         "results.md",
         "results-ms-avx2.svg",
     }
+
+
+def test_times_are_of_the_machine_that_measured_most(tmp_path: Path) -> None:
+    assert read_times(tmp_path, "worth") == []
+    machines = {
+        "Alpha (R) 1": [("dense", "amx", 2.0), ("dense", "avx2", 9.0)],
+        "Beta": [("dense", "avx2", 8.0), ("student", "avx2", 4.0)],
+    }
+    for name, medians in machines.items():
+        rows = [{"model": m, "isa": isa, "median": ms} for m, isa, ms in medians]
+        document = {"rows": rows, "environment": {"machine": {"processor": name}}, "command": "c"}
+        times_path(tmp_path, "worth", name).write_text(json.dumps(document), encoding="utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "worth-latency-alpha-r-1.json",
+        "worth-latency-beta.json",
+    }
+    amx, avx2 = read_times(tmp_path, "worth")
+    assert (amx.title, amx.processor, amx.medians) == ("AMX", "Alpha (R) 1", {"dense": 2.0})
+    assert (avx2.processor, avx2.medians) == ("Beta", {"dense": 8.0, "student": 4.0})
+    assert avx2.cost.key == "ms-avx2"
 
 
 def test_methods_by_what_they_keep(tmp_path: Path) -> None:
