@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.common import environment
 from benchmarks.experiments.records import RESULTS
+from prunella.backbones import widened
 from prunella.checkpoint import open_checkpoint, write_json
 from prunella.errors import InputError
 from prunella.mask_application import MASK_FILE
@@ -79,7 +80,7 @@ def ablate(model: Path, backbone: Path, data: str, threads: int) -> dict[str, An
         raise InputError(f"{path}: no such file; give a checkpoint that `prunella mask` made")
     mask, source = open_mask(path), open_checkpoint(backbone)
     mask.check_backbone(source.weights_hash, backbone)
-    own = {mask.task_name(name): array for name, _, array in source.arrays()}
+    own = {mask.task_name(name): widened(array, label) for name, label, array in source.arrays()}
     tensors = load_file(model / _WEIGHTS)
     names = sorted(mask.masked)  # a set has another order in every process, and draws follow it
     learned = {name: tensors[name] for name in names}

@@ -156,7 +156,7 @@ class CellRun:
         """Removes the cell's checkpoints, or all but the fine-tuned one, which teaches others."""
         for entry in self.folder.iterdir():
             if entry != self.fine_tuned or not but_fine_tuned:
-                shutil.rmtree(entry)
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _fine_tune_settings(self) -> Any:
         stage = self.cell.entry.stage
@@ -237,7 +237,7 @@ class CellRun:
 
     def taken_over(self, record: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
         """The result of the same run in another matrix, as one of this cell."""
-        return {**record, **self._place_of(weights), "run_as": record["name"]}
+        return {**record, **self._place_of(weights), "run_as": record.get("run_as", record["name"])}
 
     def _place_of(self, weights: Weights) -> dict[str, Any]:
         """Which row of which table a result is for."""

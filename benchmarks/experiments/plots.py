@@ -198,7 +198,15 @@ def worth_table(study: Study, times: Sequence[Times]) -> str:
         ms = [f"{time:.2f}" if time else MISSING for time in known]
         disk = [human_bytes(choice.costs[key] or 0) for key in ("encoder", "bytes")]
         lines.append(
-            row([choice.title, cell(choice.quality), *ms, *disk, f"`--only {choice.model}`"])
+            row(
+                [
+                    choice.title,
+                    cell(choice.quality, study.seeds),
+                    *ms,
+                    *disk,
+                    f"`--only {choice.model}`",
+                ]
+            )
         )
     said = f"Mean over {listed(study.matrix, tasks)}. {source(study)}"
     if times:

@@ -322,7 +322,7 @@ def environment(studies: Sequence[Study]) -> str:
         ", ".join(f"{package} {number}" for package, number in r["versions"].items())
         for r in records
     )
-    unique = {r.get("run_as", r["name"]): r for r in records}.values()
+    unique = {r["run_hash"]: r for r in records}.values()  # some are taken over from others
     hours = sum(r["seconds"] for r in unique if r["weights"] == "fp32") / 3600
     return (
         f"{len(unique)} runs, {hours:.1f} hours of fine-tuning. Machines: {'; '.join(machines)}. "

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,13 @@ def plain_command(words: Sequence[str]) -> str:
 
     >>> plain_command(["prunella", "prune", "--model", "/x/y", "--threads", "1", "--steps", "9"])
     'prunella prune --model MODEL --steps 9'
+    >>> plain_command(["prunella", "prune", "--model=/x/y", "--threads=1", "--steps=9"])
+    'prunella prune --model MODEL --steps 9'
     """
     told: list[str] = []
     flag = ""
-    for word in words:
+    split = (word.split("=", 1) if word.startswith("--") else [word] for word in words)
+    for word in chain.from_iterable(split):
         if word.startswith("--"):
             flag = word
         if flag not in _NO_INFLUENCE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def record(arm: Arm, task: str, seed: int, value: float, **more: Any) -> dict[st
     kept = 1.0 if arm.model == "dense" else 0.1
     return {
         "name": f"prune-ofa/{arm.model}/{task}/{seed}/{arm.weights}",
+        "run_hash": f"{arm.model}{task}{seed}{arm.weights}",
         "model": arm.model,
         "weights": arm.weights,
         "task": task,
@@ -194,6 +196,14 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
         "results.md",
         "results-ms-avx2.svg",
     }
+
+
+def test_a_run_that_others_took_over_counts_once(tmp_path: Path) -> None:
+    study = tables.read_study("adapting", tmp_path, FOLDER)
+    rows = [record(DENSE, "stsb", 0, 0.8), record(DENSE, "stsb", 0, 0.8, name="else", run_as="x")]
+    rows += [record(Arm("dense", "int8"), "stsb", 0, 0.8), record(DENSE, "stsb", 1, 0.8)]
+    said = tables.environment([replace(study, records=rows)])
+    assert said.startswith("3 runs, 2.0 hours of fine-tuning.")
 
 
 def test_times_are_of_the_machine_that_measured_most(tmp_path: Path) -> None:

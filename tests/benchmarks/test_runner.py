@@ -124,6 +124,8 @@ def test_what_another_matrix_has_run_is_taken_over(
                     "1 cells, 0 of them to run"]  # fmt: skip
     first, second = results(place).values()
     assert (second["name"], second["run_as"]) == ("other/dense/single/0/fp32", first["name"])
+    cell = CellRun(other, other.cell("dense", "single", 0), place)
+    assert cell.taken_over(second, "fp32")["run_as"] == first["name"]
     assert second["metrics"] == first["metrics"]
     assert second["command"].startswith("python -m benchmarks.experiments other --only dense/")
 
@@ -143,6 +145,15 @@ def test_tuning_scores_rows_of_train_and_keeps_its_results_apart(
     held_out = (place.work / "rows" / "single-train-held-out.jsonl").read_text(encoding="utf-8")
     assert record["examples"] == len(held_out.splitlines()) < 96
     assert record["command"].endswith("--tune short --set transfer.steps=1")
+
+
+def test_what_a_killed_run_left_is_cleared(matrix: Callable[..., Matrix], place: Place) -> None:
+    read = matrix()
+    cell = CellRun(read, read.cell("dense", "single", 0), place)
+    cell.fine_tuned.mkdir(parents=True)
+    (cell.folder / ".fp32.prn.ab12.tmp").write_bytes(b"half of it")
+    cell.clear(but_fine_tuned=True)
+    assert list(cell.folder.iterdir()) == [cell.fine_tuned]
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def card(head: str | None, family: str = "bert", **changes: Any) -> Card:
         (card("SequenceClassification", problem="regression"), "regression"),
         (card("SequenceClassification", problem="multi_label_classification"), "multi-label"),
         (card("SequenceClassification", record={"kind": "regression"}), "regression"),
-        (card("SequenceClassification", record={"kind": "multi_label"}), "multi-label"),
+        (card("SequenceClassification", record={"kind": "multi-label"}), "multi-label"),
         (
             card(
                 "SequenceClassification",

@@ -153,6 +153,20 @@ def test_a_steep_drift_stops_at_the_share_that_is_asked_for() -> None:
     assert not masks.learning
 
 
+def test_a_share_that_is_rounded_down_is_reached_as_well() -> None:
+    masks = one(Method(rate=1.0), [[1.0] * 11])  # 6.6 of 11 are to be kept
+    masks.scores[NAME].data = torch.arange(11.0)[None]
+    update = DriftingMasks(masks, 0.0, 1.0, kept=0.6, every=1)
+    for step in range(1, 9):
+        update(step)
+    assert masks.kept(NAME).sum() == 7 and not masks.learning
+    # A run that goes on from there leaves it as it is.
+    again = one(Method(rate=1.0), [[1.0] * 11])
+    resumed = DriftingMasks(again, 0.0, 1.0, kept=0.6, every=1)
+    resumed.load_state_dict(update.state_dict())
+    assert not again.learning
+
+
 def test_a_threshold_that_stays() -> None:
     masks = one(METHODS["zhao"], [[1.0, 1.0, 1.0]])
     masks.scores[NAME].data = torch.tensor([[0.004, 0.005, 0.006]])

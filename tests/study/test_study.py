@@ -93,6 +93,17 @@ def test_zeros_of_rounding_alone_are_no_mask(tiny_checkpoint, tmp_path: Path):
         assert {matrix["density"] for matrix in rounded["matrices"]} == {1.0}
 
 
+def test_negative_zeros_are_zeros_in_every_form(checkpoint: Make, tmp_path: Path):
+    """Packed files store them; in bf16 they are bits."""
+    folder = checkpoint("signed", query=np.array([[0, 0, 1, 1]] * 4))  # of either sign
+    for form in ("fp32", "bf16"):
+        file = tmp_path / f"{form}.prn"
+        pack(PackSettings(model=str(folder), out=str(file), weights=form))
+        (network,) = open_networks([str(file)])
+        place = next(place for place in network.shapes if place.component == "query")
+        assert network.read(place).tolist() == [[False, False, True, True]] * 4, form
+
+
 def test_quantised_weights_packed_in_fp32_count_alike(checkpoint: Make, tmp_path: Path):
     almost = np.ones((64, 64))
     almost[0, 0] = 0

@@ -91,7 +91,7 @@ def _of_classifier(card: Card) -> str:
         "multi_label_classification": "multi-label",
         "single_label_classification": "classification",
     }
-    recorded = {"regression": "regression", "multi_label": "multi-label"}
+    recorded = {"regression": "regression", "multi-label": "multi-label"}
     found = problems.get(card.problem or "") or recorded.get(card.record.get("kind", ""))
     return found or ("regression" if len(card.labels) == 1 else "classification")
 

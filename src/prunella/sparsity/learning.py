@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from prunella.roles import role_of
@@ -15,14 +16,17 @@ from prunella.sparsity.selection import keep_count, select, top_k_mask
 class _Learning:
     """What a training loop asks of an update, where the optimiser's step does all the learning."""
 
+    masks: LearnedMasks
+
     def before_step(self, step: int) -> None: ...
     def before_forward(self, inputs: Mapping[str, Tensor]) -> None: ...
     def after_backward(self, step: int) -> None: ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {}
+        return {"learning": torch.tensor(self.masks.learning)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.masks.learning = bool(state.get("learning", True))
 
 
 class ScheduledMasks(_Learning):
@@ -68,6 +72,7 @@ class DriftingMasks(_Learning):
             if self.kept is not None and self._left(threshold) < self.kept:
                 scores = {name: s.detach() for name, s in self.masks.scores.items()}
                 self.masks.choose(choose_highest(scores, self.masks.weights, self.kept, "global"))
+                self.masks.learning = False  # a share may be rounded down: ask no more
             else:
                 self.masks.cut(threshold)
 

@@ -89,7 +89,7 @@ class Pruning:
             moved = self.criterion.remaining(name, keep[name], step)
             self.masks.move({name: keep[name]})
             if moved is not None:
-                parameter.copy_(moved.mul_(keep[name]))
+                parameter.copy_(torch.where(keep[name], moved, 0.0))  # a product would leave -0.0
                 _broadcast(parameter)
         self.criterion.after_choice(step)
         self.criterion.sums.clear()

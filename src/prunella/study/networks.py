@@ -167,7 +167,7 @@ def _of_packed(packed: PackedFile, name: str) -> Network:
         matrix = packed.sparse(tensors[place])
         kept = np.zeros(matrix.shape, np.bool_)
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-        kept[rows, matrix.indices] = matrix.values != 0  # -0.0 is stored, and is a zero
+        kept[rows, matrix.indices] = _nonzero(matrix.values)  # -0.0 is stored, and is a zero
         packed.release()
         # What was quantised may be packed as fp32.
         was_rounded = bool(record.get("quantization")) and place.component != EMBEDDINGS
@@ -177,11 +177,15 @@ def _of_packed(packed: PackedFile, name: str) -> Network:
         bias = _bias(tensors[place])
         if bias not in packed.names:
             return np.zeros(shapes[place][0], np.bool_)
-        values = packed.tensor(bias)
-        return np.asarray((values & 0x7FFF if values.dtype == np.uint16 else values) != 0)
+        return _nonzero(packed.tensor(bias))
 
     shapes = {place: _two(packed.info(tensor).shape) for place, tensor in tensors.items()}
     return Network(name, packed.path, shapes, _layers(shapes), _heads(config), record, read, biased)
+
+
+def _nonzero(values: np.ndarray) -> np.ndarray:
+    """Which values are not zero; bf16 comes as its bits, whose first one is the sign."""
+    return np.asarray((values & 0x7FFF if values.dtype == np.uint16 else values) != 0)
 
 
 def _of_mask(mask: MaskFile, name: str) -> Network:

@@ -73,6 +73,21 @@ def test_sparsegpt_against_brute_force(at_once: int, monkeypatch: pytest.MonkeyP
         assert bool((moved[i][~keep[i]].abs() < 1e-5).all())
 
 
+@pytest.mark.parametrize("score", ["sparsegpt", "obert", "lottery", "l0"])
+def test_weights_that_go_at_the_last_step_are_plain_zeros(score: str) -> None:
+    """No step of the optimiser follows, and -0.0 would be stored as a value in a packed file."""
+    torch.manual_seed(0)
+    run = pruning(score, -torch.rand(8, 16), shot(0.5))
+    model = run.model
+    run.before_step(1)
+    run.before_forward({"attention_mask": torch.ones(4, 2)})
+    model(torch.randn(4, 2, 16)).square().sum().backward()
+    run.after_backward(1)
+    run(1)
+    weight = model.linear.weight.detach()
+    assert (weight == 0).sum() == 64 and not weight[weight == 0].signbit().any()
+
+
 def test_an_input_that_is_always_0_does_no_harm() -> None:
     inputs = correlated(20, 4)
     inputs[:, 2] = 0
