@@ -16,7 +16,7 @@ import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -152,9 +152,9 @@ class Checkpoint:
             for name, label, array in self.arrays()
         ]
 
-    def sparsity(self) -> dict[str, float]:
-        """Sparsity of every matrix with a role."""
-        return {t.name: t.sparsity for t in self.tensors if t.role}
+    def sparsity(self, masked: Collection[str] = ()) -> dict[str, float]:
+        """Sparsity of every matrix with a role, and of what else is masked, such as tables."""
+        return {t.name: t.sparsity for t in self.tensors if t.role or t.name in masked}
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

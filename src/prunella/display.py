@@ -235,6 +235,8 @@ def _show_stage(console: Console, result: Any) -> None:
         console.print(f"{module} is new to the model, so it is dense; the sparsity counts it.")
     if head := record.get("dropped_head"):
         console.print(f"The head for {head} of the model is not in this one.")
+    for note in record.get("notes", ()):
+        console.print(note)
     data = record["identity"]["data"]
     if "validation" in data and data["validation"] == data["train"]:
         console.print("Training and validation rows are the same, so the figures tell nothing.")

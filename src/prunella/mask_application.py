@@ -156,7 +156,7 @@ def _record(
         "apply-mask",
         settings.model_dump(mode="json"),
         parents={"model": source},
-        sparsity=made.sparsity(),
+        sparsity=made.sparsity(mask.masked),
         metrics={},
         seconds=time.monotonic() - begun,
         task=mask.packed.metadata.get("task") or {},

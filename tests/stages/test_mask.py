@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from stages.tiny import Place, arrays
 from transformers import AutoModelForSequenceClassification
 
+from prunella import display
 from prunella import settings as s
 from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
@@ -22,7 +24,11 @@ from prunella.errors import InputError
 from prunella.mask_application import apply_mask
 from prunella.packed.mask_file import open_mask
 from prunella.packing import pack, unpack
+from prunella.sparsity.learned import METHODS as METHODS_OF
+from prunella.stages.adapt import adapt
 from prunella.stages.mask import mask
+from prunella.stages.prune import prune
+from prunella.stages.quantize import quantize
 from prunella.stages.transfer import transfer
 from prunella.study.networks import open_networks
 from prunella.study.records import labels_of
@@ -103,6 +109,52 @@ def test_the_published_drift_hardly_moves_anything(made: Callable[[str], Any]) -
     assert record["settings"]["drift"] == 2e-7
     assert record["settings"]["method"] == "abp"
     assert record["settings"]["batch_size"] == 8
+
+
+def test_what_fell_short_is_said(
+    made: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, said in (("paper", "raise --drift, or train"), ("smp", "masks of magnitude")):
+        display.show(made(name))
+        assert said in " ".join(capsys.readouterr().out.split())
+    assert not made("zhao").provenance["notes"]  # no head start, and no share to reach
+    assert made("abp").provenance["scores"] == asdict(METHODS_OF["abp"])
+
+
+def test_tables_that_were_pruned_stay_so(
+    place: Place, made: Callable[[str], Any], tiny_checkpoint: Make
+) -> None:
+    """In all that follows: their zeros are a pattern as well."""
+    start, rows = made("embeddings"), {**place.rows(), "learning_rate": 0.05}
+    shares = start.provenance["sparsity"]["matrices"]
+    tables = [name for name in arrays(start.out) if name in shares and "embeddings" in name]
+    assert len(tables) == 3
+    assert all(shares[name] == pytest.approx(0.7, abs=0.02) for name in tables)
+    apart = s.PruningSettings(sparsity=0.8, roles=("ffn_in", "ffn_out"))
+    stages: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "transfer": lambda to: transfer(s.TransferSettings(**to, **rows)),
+        "pruned": lambda to: transfer(s.TransferSettings(**to, **rows, prune=apart)),
+        "quantize": lambda to: quantize(s.QuantizeSettings(**to, **rows)),
+        "adapt": lambda to: adapt(
+            s.AdaptSettings(**to, **place.text, steps=2, learning_rate=0.05, deduplicate=False)
+        ),
+        "prune": lambda to: prune(
+            s.PruneSettings(**to, **place.text, steps=2, learning_rate=0.05, sparsity=0.8)
+        ),
+    }
+    before = arrays(start.out)
+    for name, stage in stages.items():
+        out = place.out(f"tables-{name}")
+        # Upstream a head for masked words is needed, which `adapt` made.
+        model = place.out("tables-adapt") if name == "prune" else str(start.out)
+        stage({"model": model, "out": out})
+        after = arrays(out)
+        for table in tables:
+            assert not after[table if table in after else origin(table)][before[table] == 0].any()
+        shown = json.loads(Path(out, "prunella.json").read_text())["sparsity"]["matrices"]
+        assert ("prune" in name) != any("embeddings" in matrix for matrix in shown), name
+    moved = arrays(place.out("tables-transfer"))[tables[0]] != before[tables[0]]
+    assert moved.any()  # locked, not frozen
 
 
 def test_scores_learn(place: Place, tiny_checkpoint: Make, made: Callable[[str], Any]) -> None:
@@ -251,6 +303,11 @@ def test_a_sparse_backbone_keeps_its_zeros(place: Place, tiny_checkpoint: Make) 
     [
         ({"method": "smp", "drift": 1e-7}, "drift: method smp has none"),
         ({"method": "zhao", "kept": 0.5}, "kept: method zhao keeps what"),
+        ({"method": "zhao", "preset": "paper"}, "preset: paper is of method abp"),
+        ({"method": "zhao", "growth_end": 0.2}, r"growth_end: has no meaning .*method zhao"),
+        ({"method": "zhao", "scope": "uniform"}, r"scope: has no meaning"),
+        ({"method": "abp", "drift": 1e-3, "scope": "role"}, r"scope: .* decides \(--drift\)"),
+        ({"preset": "paper", "teacher": "MODEL"}, r"teacher: nothing .*\(preset paper\); set --d"),
         ({"roles": ()}, "nothing to mask"),
         ({"frozen": ("bert.encoder",)}, "frozen: the weights .* stay as they are in any case"),
     ],
@@ -258,8 +315,11 @@ def test_a_sparse_backbone_keeps_its_zeros(place: Place, tiny_checkpoint: Make) 
 def test_what_does_not_fit_is_refused(
     place: Place, tiny_checkpoint: Make, more: dict[str, Any], message: str
 ) -> None:
+    model = tiny_checkpoint("bert", "base")
+    if "teacher" in more:
+        more = {**more, "teacher": str(model)}
     with pytest.raises(InputError, match=message):
-        mask(settings(place, tiny_checkpoint("bert", "base"), "refused", **more))
+        mask(settings(place, model, "refused", **more))
 
 
 def test_no_run_destroys_what_it_starts_from(
@@ -296,6 +356,21 @@ def test_a_mask_may_leave_layers_whole_and_is_told_from_its_checkpoint(
     assert [n["name"] for n in found["networks"]] == ["smp", "smp/task.mask", "partly"]
     whole, alone, _ = found["networks"]
     assert whole["density"] == alone["density"] == pytest.approx(0.3, abs=2e-3)
+
+
+def test_a_mask_leaves_whole_what_it_does_not_name(made: Callable[[str], Any]) -> None:
+    """Alone or applied: tables that one masks and the other does not are compared as well."""
+    alone = [str(made(name).out / "task.mask") for name in ("smp", "embeddings")]
+    applied = [str(made(name).out) for name in ("smp", "embeddings")]
+    found = study(s.StudySettings(models=(*alone, *applied), spectra=False)).to_json()
+    pairs = {(o["first"], o["second"]): o for o in found["overlaps"]}
+    masks = pairs["smp/task.mask", "embeddings/task.mask"]
+    mixed = pairs["smp/task.mask", "embeddings"]
+    folders = pairs["smp", "embeddings"]
+    for key in ("iou", "matched", "agreement"):  # a folder has the zero row of the padding as well
+        assert masks[key] == pytest.approx(folders[key], abs=5e-3)
+        assert mixed[key] == pytest.approx(folders[key], abs=5e-3)
+    assert "word embeddings" in found["compared"]
 
 
 def test_sizes_are_near_the_entropy(made: Callable[[str], Any]) -> None:

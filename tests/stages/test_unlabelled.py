@@ -238,7 +238,7 @@ def test_what_cannot_be_asked(tiny_checkpoint: Make, tmp_path: Path) -> None:
     common: dict[str, Any] = {**COMMON, "model": str(base), "out": str(tmp_path / "out")}
     for more, message in (
         ({"teacher": None}, "only a teacher can answer.*--teacher"),
-        ({"distillation": s.DistillationSettings()}, "nothing is learned from the teacher"),
+        ({"distillation": s.DistillationSettings()}, "teacher: nothing is learned from it"),
         ({"unlabelled": (write(tmp_path / "p.jsonl", pairs),)}, "p.jsonl: holds pairs of texts"),
         ({"unlabelled": (write(tmp_path / "q.jsonl", [{"body": "a"}]),)}, "q.jsonl.*the texts"),
         ({"unlabelled": (str(tmp_path / "none.jsonl"),)}, "no such file.*none.jsonl"),

@@ -18,7 +18,7 @@ from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
 from prunella.errors import InputError
 from prunella.models import load_tokenizer
-from prunella.study.outputs import linear_cka
+from prunella.study.outputs import Likeness, Outputs, linear_cka
 from prunella.study.records import reads_pairs
 from prunella.study.run import study
 from prunella.tasks.classification import Classification
@@ -184,7 +184,17 @@ def test_models_are_asked_only_what_they_read(
     assert pair["same_answers"] is None
     assert found["unasked"].keys() == {"a", "b"}
     assert reason in found["unasked"]["a"]
-    assert f"No predictions of a are compared: {found['unasked']['a']}." in out.read_text()
+    assert f"No predictions of a, b are compared: {found['unasked']['a']}." in out.read_text()
+
+
+def test_what_is_not_computed_is_told() -> None:
+    pairs = [Likeness(0, 2, [1.0], None, None), Likeness(0, 3, [1.0], None, None)]
+    found = Outputs(2, 9, pairs, {0: "one reason", 2: "another", 3: "one reason"})
+    assert found.told(["a", "b", "c", "d", "e"]) == [
+        "Masks and packed files compute nothing here: b, e.",
+        "No predictions of a, d are compared: one reason.",
+        "No predictions of c are compared: another.",
+    ]
 
 
 @pytest.mark.parametrize("kind", [Classification(), MultiLabel(), Regression()])

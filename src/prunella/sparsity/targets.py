@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from prunella.errors import InputError
-from prunella.roles import ROLES, Role, layer_of, role_of
+from prunella.roles import ROLES, Role, is_embedding, layer_of, role_of
+
+_BY_ACCIDENT = 0.001  # of a table's weights, as in `study`
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,29 @@ def pruned_parameters(model: nn.Module, targets: Sequence[Target]) -> dict[str, 
     return {t.parameter: parameters[t.parameter] for t in targets if t.pruned}
 
 
+def sparse_tables(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The embedding tables that were pruned, as by `mask --embeddings`, by parameter name.
+
+    Rows that are zero as a whole, as of padding, are no sign of it, nor is a rare zero.
+    """
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and is_embedding(name) and _is_pruned(parameter.detach())
+    }
+
+
+def pattern_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters whose zeros are a pattern to lock: matrices, and tables that were pruned."""
+    return pruned_parameters(model, find_targets(model)) | sparse_tables(model)
+
+
+def freeze_sparse_tables(model: nn.Module) -> None:
+    """Keeps the zeros of pruned tables in a run whose masks are those of other matrices."""
+    for table in sparse_tables(model).values():
+        table.requires_grad_(False)
+
+
 def unresolved_in_layers(targets: Sequence[Target]) -> list[str]:
     """Linear modules inside the stack of layers that no role covers (worth a warning)."""
     return [t.name for t in targets if t.role is None and t.layer is not None]
@@ -108,6 +133,11 @@ def _judge(
     else:
         reason = ""
     return Target(name, role, tuple(weight.shape), reason == "", reason)
+
+
+def _is_pruned(table: Tensor) -> bool:
+    used = table[(table != 0).any(dim=1)]
+    return int((used == 0).sum()) > _BY_ACCIDENT * used.numel()
 
 
 def is_within(name: str, prefix: str) -> bool:

@@ -133,7 +133,7 @@ def _save(
             stage,
             settings.model_dump(mode="json"),
             parents=parents,
-            sparsity=saved.sparsity(),
+            sparsity=saved.sparsity(outcome.masks.parameters if outcome.masks else ()),
             metrics=outcome.metrics,
             seconds=outcome.metrics.pop("seconds", seconds),
             identity={key: workspace.identity[key] for key in ("sha256", "data")},

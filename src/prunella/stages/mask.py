@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from prunella.settings import MaskSettings, PruningSettings
 from prunella.sparsity.gradual import resolve_schedule
 from prunella.sparsity.learned import METHODS, LearnedMasks, Method
 from prunella.sparsity.learning import DriftingMasks, ScheduledMasks
+from prunella.sparsity.schedules import linear_factor
 from prunella.sparsity.targets import find_targets, pruned_parameters
 from prunella.stages.common import Outcome, Result, run_stage
 from prunella.stages.task import (
@@ -61,12 +62,25 @@ def _check(settings: MaskSettings) -> None:
             "frozen: the weights that are masked stay as they are in any case; leave it out, and "
             "--exclude what is to stay whole"
         )
+    if settings.preset and settings.method != "abp":
+        raise InputError(
+            f"preset: {settings.preset} is of method abp; leave --preset or --method out"
+        )
     if settings.drift is not None and settings.method != "abp":
         raise InputError(f"drift: method {settings.method} has none; leave it out, or take abp")
     if settings.method == "zhao" and "kept" in settings.model_fields_set:
         raise InputError(
             "kept: method zhao keeps what its fixed threshold leaves; leave --kept out, or take smp"
         )
+    if settings.method == "zhao" or settings.drift is not None:
+        idle = {"growth_end", "freeze"} & settings.model_fields_set
+        if settings.scope not in (None, "global"):
+            idle.add("scope")
+        if idle:
+            raise InputError(
+                f"{min(idle)}: has no meaning here, as one threshold for all matrices decides "
+                f"({'method zhao' if settings.method == 'zhao' else '--drift'}); leave it out"
+            )
 
 
 def _mask(
@@ -96,6 +110,7 @@ def _mask(
     figures |= {"kept": 1 - masks.total_sparsity(), "recovered": masks.recovered()}
     figures |= summary_figures(summary)
     scheduled = settings.drift is None and method.threshold is None
+    notes = _notes(settings, method, figures["kept"], count_steps(task, settings))
     record, data = task_record(task), settings.train
 
     def save(draft: Path) -> None:
@@ -119,9 +134,27 @@ def _mask(
         figures,
         masks,
         asked=(1 - settings.kept, _rounding(masks)) if scheduled else None,
-        more={"task": record},
+        more={"task": record, "scores": asdict(method), "notes": notes},
         save=save,
     )
+
+
+def _notes(settings: MaskSettings, method: Method, kept: float, steps: int) -> list[str]:
+    """What somebody who reads the figures should know."""
+    if settings.drift is not None and kept > settings.kept + 1e-6:
+        return [
+            f"The threshold rose too little for --kept {settings.kept:g}: raise --drift, or train "
+            "longer."
+        ]
+    warmup = round(settings.warmup * steps)
+    reach = sum(linear_factor(step, warmup, steps) for step in range(steps))
+    if reach < method.head_start:
+        return [
+            f"In {steps} steps, most at a lower rate, a score moves by {reach:.0f} full steps at "
+            f"most, and large weights begin {method.head_start:g} ahead (--head-start): these are "
+            "nearly the masks of magnitude. Train longer."
+        ]
+    return []
 
 
 def method_of(settings: MaskSettings) -> Method:
@@ -198,11 +231,12 @@ def _check_density(
     masked: dict[str, nn.Parameter], settings: MaskSettings, source: Checkpoint
 ) -> None:
     """Refuses to keep more than a backbone that is sparse itself has."""
-    if METHODS[settings.method].threshold is not None or settings.drift is not None:
+    if METHODS[settings.method].threshold is not None:
         return
     counts = [(int(p.detach().count_nonzero()), p.numel()) for p in masked.values()]
     total = sum(found for found, _ in counts) / sum(n for _, n in counts)
-    uniform = (settings.scope or METHODS[settings.method].scope) != "global"
+    scope = "global" if settings.drift is not None else method_of(settings).scope
+    uniform = scope != "global"
     densest = min(found / n for found, n in counts) if uniform else total
     if settings.kept > densest:
         raise InputError(

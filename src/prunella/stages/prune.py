@@ -13,7 +13,7 @@ from prunella.sparsity.gradual import make_pruning, targets_to_prune
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.removal import finish
 from prunella.sparsity.schedules import rewound_factor
-from prunella.sparsity.targets import Target, pruned_parameters
+from prunella.sparsity.targets import Target, freeze_sparse_tables, pruned_parameters
 from prunella.stages.common import Outcome, Result, run_stage
 from prunella.stages.text import open_text, text_hashes
 from prunella.stages.upstream import (
@@ -56,6 +56,7 @@ def _prune(
 ) -> Outcome:
     model = load_student(source, _needs_head(settings))
     targets = targets_to_prune(model, _reached(settings))
+    freeze_sparse_tables(model)
     masks = Masks.of_zeros(pruned_parameters(model, targets))
     update = make_pruning(model, masks, targets, settings, steps=settings.steps, seed=settings.seed)
     tokenizer = load_tokenizer(source)

@@ -14,7 +14,7 @@ from prunella.models import task_head
 from prunella.quantization import finish, prepare, save_scales
 from prunella.settings import QuantizeSettings
 from prunella.sparsity.masks import Masks
-from prunella.sparsity.targets import find_targets, pruned_parameters
+from prunella.sparsity.targets import find_targets, pruned_parameters, sparse_tables
 from prunella.stages.common import Outcome, Result, run_stage
 from prunella.stages.task import (
     fine_tune,
@@ -64,7 +64,7 @@ def _quantize(
     set_seed(settings.seed)
     model = load_task_model(source, task)
     layers = pruned_parameters(model, find_targets(model))
-    masks = Masks.of_zeros(layers)
+    masks = Masks.of_zeros(layers | sparse_tables(model))
     before = validation_figures(model, task)
     prepare(model, [name.removesuffix(".weight") for name in layers])
     figures: dict[str, Any] = {}

@@ -101,7 +101,7 @@ def open_task(
     configs = [load_config(checkpoint) for checkpoint in (source, teacher) if checkpoint]
     if not new_head:
         settings = as_trained(settings, source)
-    _check_unlabelled(settings)
+    _check_teacher(settings)
     kind, rows = _training_rows(settings, None if new_head else source, configs[0])
     if settings.class_weights == "balanced" and not kind.named:
         raise InputError(f"class_weights: {kind.name} has no classes to balance; leave it out")
@@ -130,18 +130,18 @@ def open_task(
     return Task(train, unlabelled, learned, held_out, deciding, tokenizer, settings)
 
 
-def _check_unlabelled(settings: FineTuneSettings) -> None:
-    if not settings.unlabelled:
-        return
-    if settings.teacher is None:
+def _check_teacher(settings: FineTuneSettings) -> None:
+    if settings.unlabelled and settings.teacher is None:
         raise InputError(
             "unlabelled: only a teacher can answer these rows; name one with --teacher, or leave "
             "--unlabelled out"
         )
-    if not settings.distillation.active:
+    if settings.teacher and not settings.distillation.active:
+        preset = getattr(settings, "preset", None)
         raise InputError(
-            "unlabelled: nothing is learned from the teacher, so these rows have nothing to say; "
-            "set --distillation.logits or --distillation.hidden, or leave --unlabelled out"
+            "teacher: nothing is learned from it, as all weights of distillation are 0"
+            f"{f' (preset {preset})' if preset else ''}; set --distillation.logits or "
+            "--distillation.hidden, or leave --teacher out"
         )
 
 

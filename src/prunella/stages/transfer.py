@@ -15,7 +15,12 @@ from prunella.sparsity.gradual import make_pruning, targets_to_prune
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.pruning import Pruning
 from prunella.sparsity.removal import finish
-from prunella.sparsity.targets import find_targets, pruned_parameters
+from prunella.sparsity.targets import (
+    find_targets,
+    freeze_sparse_tables,
+    pattern_parameters,
+    pruned_parameters,
+)
 from prunella.stages.common import Outcome, Result, run_stage
 from prunella.stages.task import (
     Task,
@@ -101,6 +106,7 @@ def _pruning(model: nn.Module, task: Task, settings: TransferSettings) -> Prunin
     if settings.prune is None:
         return None
     targets = targets_to_prune(model, settings.prune)
+    freeze_sparse_tables(model)
     masks = Masks.of_zeros(pruned_parameters(model, targets))
     steps = count_steps(task, settings)
     return make_pruning(model, masks, targets, settings.prune, steps=steps, seed=settings.seed)
@@ -113,9 +119,7 @@ def _locked(model: nn.Module, settings: TransferSettings, source: Checkpoint) ->
     # A matrix that this model has new (a pooler, say) holds no pattern of its own.
     stored = stored_names(model, source)
     parameters = {
-        name: weight
-        for name, weight in pruned_parameters(model, find_targets(model)).items()
-        if name in stored
+        name: weight for name, weight in pattern_parameters(model).items() if name in stored
     }
     masks = Masks.of_zeros(parameters)
     if masks.total_sparsity() >= _SPARSE:

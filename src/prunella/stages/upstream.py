@@ -19,7 +19,7 @@ from prunella.processes import world_size
 from prunella.settings import AdaptSettings, DistillationSettings, TeachSettings, TrainingSettings
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.schedules import linear_factor
-from prunella.sparsity.targets import find_targets, pruned_parameters
+from prunella.sparsity.targets import pattern_parameters
 from prunella.stages.common import eval_mode
 from prunella.stages.text import Text
 from prunella.training.loop import BatchSource, Plan, Summary, train, uses_bf16
@@ -74,7 +74,7 @@ def read_token_types(model: Any, teacher: Teacher | None) -> bool:
 
 def locked_zeros(model: nn.Module) -> Masks | None:
     """Masks that hold the zeros of a sparse model; None for a dense one."""
-    masks = Masks.of_zeros(pruned_parameters(model, find_targets(model)))
+    masks = Masks.of_zeros(pattern_parameters(model))
     return masks if masks.total_sparsity() > 0 else None
 
 

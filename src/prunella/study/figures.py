@@ -98,7 +98,9 @@ def count(
         compared.append(place)
         # A row that is zero by accident, as of padding, would make all that have it look alike.
         counted = {i: b if i in pruned else whole(b) for i, b in bits.items()}
-        for i, j in combinations(counted, 2):
+        unnamed = [i for i, n in enumerate(networks) if n.names_pruned and i not in counted]
+        counted |= dict.fromkeys(unnamed, whole(bits[min(pruned)]))
+        for i, j in combinations(sorted(counted), 2):
             a, b = counted[i], counted[j]
             if len(a.fan_in) == len(b.fan_in) and a.size == b.size:
                 item = _Shared(place, common(a, b), a.kept, b.kept, a.size, bool(pruned & {i, j}))

@@ -66,6 +66,7 @@ class Network:
         read: The mask of a matrix, bool, True where the weight is not zero; all of it where only
             rounding made zeros.
         biased: Where a matrix's bias is not zero, [outputs]; None if the file does not hold it.
+        names_pruned: Whether it names what is pruned alone, as a mask does: the rest is whole.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Network:
     record: Mapping[str, Any]
     read: Callable[[Place], np.ndarray] = field(repr=False)
     biased: Callable[[Place], np.ndarray | None] = field(repr=False)
+    names_pruned: bool = False
 
 
 def open_networks(paths: Sequence[str]) -> list[Network]:
@@ -206,7 +208,7 @@ def _of_mask(mask: MaskFile, name: str) -> Network:
     record = {"stage": "mask", "task": task, "mask": mask.learned}
     said = config.get("num_hidden_layers") or config.get("n_layers")
     layers = said if isinstance(said, int) else _layers(shapes)
-    return Network(name, mask.path, shapes, layers, _heads(config), record, read, biased)
+    return Network(name, mask.path, shapes, layers, _heads(config), record, read, biased, True)
 
 
 def _chosen(kept: np.ndarray, rounded: bool) -> np.ndarray:

@@ -74,6 +74,16 @@ class Outputs:
     pairs: Sequence[Likeness]
     unasked: Mapping[int, str]
 
+    def told(self, names: Sequence[str]) -> list[str]:
+        """What is not compared, and why, in sentences; `names` are those of all sub-networks."""
+        computed = {number for pair in self.pairs for number in (pair.first, pair.second)}
+        idle = [name for number, name in enumerate(names) if number not in computed]
+        found = [f"Masks and packed files compute nothing here: {', '.join(idle)}."] if idle else []
+        for reason in dict.fromkeys(self.unasked.values()):
+            whose = ", ".join(names[n] for n, said in self.unasked.items() if said == reason)
+            found.append(f"No predictions of {whose} are compared: {reason}.")
+        return found
+
 
 @dataclass(frozen=True)
 class _Computed:
@@ -197,8 +207,8 @@ def _unasked(checkpoint: Checkpoint) -> str | None:
         return None
     pairs = reads_pairs(checkpoint.provenance or {})
     if pairs:
-        return "its task reads pairs of texts, and these are single ones"
-    return None if pairs is False else "no record says that its task reads single texts"
+        return "the task reads pairs of texts, and these are single ones"
+    return None if pairs is False else "no record says that the task reads single texts"
 
 
 def _compute(checkpoint: Checkpoint, batches: Sequence[Any], *, asked: bool) -> _Computed:

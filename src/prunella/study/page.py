@@ -82,7 +82,7 @@ def _facts(study: Study) -> Facts:
     items = []
     for number, network in enumerate(study.networks):
         size, kept = study.encoder(number)
-        items.append(Fact(f"{100 * kept / size:.1f} %", network.name, "of the encoder kept"))
+        items.append(Fact(f"{100 * kept / size:.1f} %", network.name, "of the layers kept"))
     return Facts(items)
 
 
@@ -162,20 +162,20 @@ def _overlap_table(study: Study, names: Sequence[str]) -> Table:
 
     columns = [
         Column("Pair"),
+        number("Agreement", ".1%", "from matched chance (0 %) to the most possible (100 %)"),
         number("IoU", ".4f", "kept by both / kept by either"),
         number("Chance", ".4f", "of random masks of the same total densities"),
         number("Matched", ".4f", "of random masks with each matrix's density"),
         number(
             "Rows, columns", ".4f", "of random masks with each row's and column's count, roughly"
         ),
-        number("Agreement", ".1%", "from matched chance (0 %) to the most possible (100 %)"),
         number("z", "+.1f", "standard deviations above matched chance"),
         number("log10 p", ".1f", "two-sided, Holm's correction over all pairs"),
     ]
     rows = [
         (
             f"{names[p.first]} · {names[p.second]}",
-            *(p.iou, p.chance, p.matched, p.margins, p.agreement, p.z, p.log10_p_corrected),
+            *(p.agreement, p.iou, p.chance, p.matched, p.margins, p.z, p.log10_p_corrected),
         )
         for p in study.figures.overlaps
     ]
@@ -246,8 +246,8 @@ def _outputs(study: Study, found: Outputs) -> list[Any]:
         (f"{names[p.first]} · {names[p.second]}", *p.cka, p.same_answers, p.r) for p in found.pairs
     ]
     note = f"{found.texts:,} texts, {found.tokens:,} tokens. A dash: no task in common."
-    for index, reason in found.unasked.items():
-        note += f" No predictions of {names[index]} are compared: {reason}."
+    for told in found.told(names):
+        note += f" {told}"
     return [figure, Table(columns, rows, "Every pair, layer by layer", note)]
 
 

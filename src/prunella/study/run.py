@@ -157,8 +157,8 @@ class Study:
         if self.outputs:
             console.print()
             console.print(table(_OUTPUT_COLUMNS, self._likeness_rows()))
-            for number, reason in self.outputs.unasked.items():
-                console.print(f"{number + 1}: no predictions compared; {reason}")
+            for told in self.outputs.told([str(n + 1) for n in range(len(self.networks))]):
+                console.print(told)
         if self.out:
             console.print(f"\nwritten: {self.out}", markup=False, soft_wrap=True)
 
@@ -175,7 +175,7 @@ def _number(label: str, format: str, unit: str = "") -> Column:
 
 _COLUMNS = (
     Column("Sub-network"),
-    _number("Kept", ".2%", "encoder"),
+    _number("Kept", ".2%", "layers"),
     _number("Effective", ".2%", "layers"),
     _number("Disconnected", ",d", "weights"),
     _number("Neurons", ",d", "gone"),
