@@ -339,6 +339,7 @@ def draft(tmp_path: Path) -> Path:
     folder = tmp_path / "work" / "draft"
     folder.mkdir(parents=True)
     (folder / "new").write_text("new")
+    (folder / "new").chmod(0o600)
     return folder
 
 
@@ -361,6 +362,7 @@ def test_publish_moves_and_replaces(tmp_path: Path, draft: Path, replaced: bool)
         (final / "old").write_text("old")
     publish(draft, final)
     assert [file.name for file in final.iterdir()] == ["new"]
+    assert (final / "new").stat().st_mode & 0o777 == final.stat().st_mode & 0o666  # not private
     assert list(draft.parent.iterdir()) == []
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "work"]
 

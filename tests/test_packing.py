@@ -368,6 +368,9 @@ def test_a_mask_is_no_model(model: Path, tmp_path: Path) -> None:
         unpack(UnpackSettings(model=str(path), out=str(tmp_path / "back")))
     found = inspect(InspectSettings(model=str(path)))
     assert (found.kind, found.backbone) == ("mask", "ab" * 32)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"a folder without a task.mask; give"):
+        open_mask(tmp_path / "empty")
     with pytest.raises(InputError, match=r"is a folder; give .*task.mask, the mask in it"):
         open_mask(tmp_path)
     with pytest.raises(

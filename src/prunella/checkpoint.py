@@ -261,7 +261,12 @@ def publish(draft: Path, final: Path) -> None:
 
     Where the system can exchange two folders, one of them is there at every moment. Elsewhere the
     older one waits beside the draft until the new one is in place; if that fails, it goes back.
+    Files are as open as their folder: those that safetensors writes are private.
     """
+    mode = draft.stat().st_mode & 0o666
+    for file in draft.iterdir():
+        if file.is_file():
+            file.chmod(mode)
     if final.exists() and _exchanged(draft, final):
         shutil.rmtree(draft, ignore_errors=True)  # what is now the older one
         return

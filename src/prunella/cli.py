@@ -40,6 +40,7 @@ _OWN = Group("Settings", sort_key=1)
 _TAKES_ANY_WORD = {(s.PredictSettings, name) for name in ("text", "text_pair", "file", "out")}
 _USAGE = {"apply-mask": "Usage: prunella mask apply BACKBONE TASK.MASK --out CHECKPOINT [OPTIONS]"}
 _OFF = {(s.TaskSettings, "no_answer"): "--always-answered"}
+_REFUSED = {(s.MaskSettings, "frozen")}  # inherited, and in no help
 _GENERAL = Group("General", sort_key=9)
 
 Json = Annotated[
@@ -214,6 +215,8 @@ def _assignment(item: str) -> tuple[str, str]:
 def _sort_into_groups(kind: type[BaseModel], group: Group | None = None) -> None:
     """Gives each flag the help group of the class that declares it (cyclopts reads metadata)."""
     for name, field in kind.model_fields.items():
+        if (kind, name) in _REFUSED:  # not in the list that the settings above share
+            field.metadata = [Parameter(show=False)]
         if any(isinstance(item, Parameter) for item in field.metadata):
             continue
         owner = next(c for c in reversed(kind.__mro__) if name in getattr(c, "__annotations__", {}))

@@ -230,6 +230,9 @@ def _show_stage(console: Console, result: Any) -> None:
     console.print(table([Column("figure"), Column("value")], rows))
     if held_out:
         _show_held_out(console, held_out)
+    if cut := record.get("removed"):
+        left, before = cut["neurons"], cut["neurons_before"]
+        console.print(f"The FFN of each layer has {left:,} neurons left of {before:,}.")
     for name in record.get("new_matrices", ()):
         module = name.removesuffix(".weight")
         console.print(f"{module} is new to the model, so it is dense; the sparsity counts it.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -41,6 +43,16 @@ def suggestion(wrong: str, known: list[str]) -> str:
     """ "did you mean 'x'?", or the names that exist."""
     close = difflib.get_close_matches(wrong, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+@contextmanager
+def flags_below(name: str, kind: type[BaseModel]) -> Iterator[None]:
+    """Corrects advice about flags of settings that are nested here: --window is --NAME.window."""
+    flags = "|".join(field.replace("_", "-") for field in kind.model_fields)
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(rf"--(?=({flags})\b(?!-))", f"--{name}.", str(error))) from error
 
 
 def _line(problem: Any, kind: type[BaseModel]) -> str:

@@ -266,7 +266,7 @@ def test_densities_by_role_and_by_name() -> None:
     assert found["encoder.layer.0.output.dense.weight"] == 0.0  # a longer name before that
     assert found["encoder.layer.1.intermediate.dense.weight"] == 0.75
     assert found["encoder.layer.1.attention.self.key.weight"] == 0.75
-    with pytest.raises(InputError, match="'ffn' is neither a role nor a module"):
+    with pytest.raises(InputError, match="'ffn' is neither a role .* did you mean 'ffn_in'"):
         pruning_of(tiny(), densities={"ffn": 0.5})
 
 

@@ -144,7 +144,7 @@ def test_only_some_roles() -> None:
 
 @pytest.mark.parametrize("pattern", ["encoder.layer.9", "ncoder", "encoder.layer.", "", "query"])
 def test_an_exclusion_that_names_nothing_is_refused(pattern: str) -> None:
-    with pytest.raises(InputError, match=f"exclude: '{pattern}' names no module.*--dry-run"):
+    with pytest.raises(InputError, match=f"exclude: '{pattern}' names no module.*; (did|there)"):
         find_targets(small_bert(1), exclude=[pattern])
 
 

@@ -15,12 +15,14 @@ from stages.faults import run_with
 from stages.tiny import Place, arrays, zeros
 from transformers import AutoModel
 
+from prunella import display
 from prunella import settings as s
 from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
 from prunella.errors import InputError
 from prunella.recipe import load_recipe
 from prunella.settings import base
+from prunella.sparsity import criteria
 from prunella.sparsity.criterion import learns
 from prunella.sparsity.selection import keep_count
 from prunella.stages.prune import prune
@@ -73,7 +75,9 @@ def test_transfer_prunes_in_one_shot_and_recovers(
 
 
 @pytest.mark.parametrize("pattern", ["4x1", "2:4", "heads", "neurons"])
-def test_patterns_through_prune(place: Place, tiny_checkpoint: Make, pattern: str) -> None:
+def test_patterns_through_prune(
+    place: Place, tiny_checkpoint: Make, pattern: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, out = str(tiny_checkpoint("bert")), f"pattern-{pattern.replace(':', '-of-')}"
     given = {**place.text, "steps": 3, "pattern": pattern}
     if pattern != "2:4":
@@ -85,6 +89,8 @@ def test_patterns_through_prune(place: Place, tiny_checkpoint: Make, pattern: st
     if pattern == "neurons":
         assert loaded.config.intermediate_size == 32
         assert result.provenance["removed"]["neurons"] == 32
+        display.show(result)
+        assert "each layer has 32 neurons left of 64." in capsys.readouterr().out
         assert not any(where.any() for where in found.values())
         return
     ffn = next(where for name, where in found.items() if "intermediate" in name)
@@ -176,6 +182,35 @@ def test_a_new_criterion_is_a_new_file(place: Place, tiny_checkpoint: Make, tmp_
         assert not where[:, gone + 1 :].any()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("CRITERION = Toy", ""), r"toy\.py: says CRITERION of no class; end it with CRITERION ="),
+        (
+            ("import torch\n", "import nowhere\n"),
+            r"'toy': .* imported \(ModuleNotFoundError: .*nowhere",
+        ),
+        (("arange(weight.shape[1])", "arange(3)[:, None]"), r"Toy: scores .* and the matrix has"),
+    ],
+)
+def test_what_is_wrong_with_a_criterion_is_said(
+    place: Place,
+    tiny_checkpoint: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: tuple[str, str],
+    message: str,
+) -> None:
+    written = TOY.replace(*change).replace(".expand(weight.shape)", "")
+    (tmp_path / "toy.py").write_text(written)
+    monkeypatch.setattr(criteria, "__path__", [*criteria.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "prunella.sparsity.criteria.toy", raising=False)
+    model, text = str(tiny_checkpoint("bert")), {**place.text, "steps": 2}
+    asked = s.PruneSettings(model=model, out=place.out("never"), overwrite=True, **text)
+    with pytest.raises(InputError, match=message):
+        prune(asked.model_copy(update={"score": "toy"}))
+
+
 def test_criteria_in_a_recipe(place: Place, tmp_path: Path) -> None:
     step = {
         "prune": {
@@ -216,6 +251,24 @@ def test_wrong_words_on_the_command_line(
             command.remove("4")  # its value, the first of them
         assert main(command) == 2
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_transfer_names_its_own_flags(
+    place: Place, tiny_checkpoint: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["transfer", "--model", str(tiny_checkpoint("bert")), "--threads", "1", "--train"]
+    command += [str(place.tasks["single"]["train"]), "--steps", "2", "--out", place.out("flags")]
+    shot = ["--prune.one-shot", "--prune.score", "snip"]
+    assert main([*command, *shot]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "raise --steps or lower --prune.window" in said
+    layer = ["--prune.densities.bert.encoder.layer.0", "0.5", "--prune.sparsity", "0.9"]
+    assert main([*command, *shot, "--prune.window", "1", *layer]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "were those of a random head: fine-tune first" in said
+    shares = {n: where.mean() for n, where in zeros(place.open("flags")).items()}
+    assert shares["bert.encoder.layer.0.output.dense.weight"] == 0.5
+    assert shares["bert.encoder.layer.1.output.dense.weight"] == pytest.approx(0.9, abs=1e-3)
 
 
 def test_what_was_pruned_is_what_is_stored(place: Place) -> None:

@@ -154,7 +154,8 @@ def open_mask(path: str | Path) -> MaskFile:
     if (Path(path) / MASK_FILE).is_file():
         raise InputError(f"{path}: is a folder; give {Path(path) / MASK_FILE}, the mask in it")
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; give a task.mask, as `prunella mask` writes it")
+        found = "a folder without a task.mask" if Path(path).is_dir() else "no such file"
+        raise InputError(f"{path}: {found}; give a task.mask, as `prunella mask` writes it")
     packed = open_packed(path)
     if not is_mask(packed):
         raise InputError(

@@ -6,7 +6,7 @@ import pkgutil
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from prunella.sparsity import criteria
 
@@ -32,6 +32,18 @@ def _pattern(text: str) -> str:
             "with 0 < n < m such as 2:4, heads or neurons"
         )
     return text
+
+
+def _dotted(given: Any) -> Any:
+    """Names with dots again, which a command line takes for settings within settings."""
+    if not isinstance(given, dict):
+        return given
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        inner = _dotted(value)
+        below = inner.items() if isinstance(inner, dict) else [(None, inner)]
+        found |= {key if name is None else f"{key}.{name}": item for name, item in below}
+    return found
 
 
 class Settings(BaseModel):
@@ -117,15 +129,15 @@ class PruningSettings(Settings):
     score: Score = "magnitude"
     """What is least important."""
     score_options: dict[str, float] = {}
-    """Numbers of the score, by name: --score-options.damping 0.1; docs/pruning.md lists them."""
+    """Numbers of the score, by name (score-options.damping 0.1); docs/pruning.md lists them."""
     window: Count = 64
     """Steps before each choice of masks whose gradients or inputs a score sees, if it needs them."""
     pattern: Annotated[str, AfterValidator(_pattern)] = "1x1"
     """Shape of what goes: 1x1 single weights; blocks such as 4x1 (4 outputs by 1 input, which the engine is fastest at); 2:4 at most 2 of 4 neighbouring inputs stay; heads of attention (zeroed: no configuration of transformers has layers with fewer); neurons of the FFN (cut out at the end: the model is smaller)."""
     scope: Literal["uniform", "global", "row"] = "uniform"
     """uniform: each matrix reaches the sparsity; row: each row (output) of it; global: one threshold over all of them."""
-    densities: dict[str, Share] = {}
-    """Shares to keep of some matrices, by role or module: --densities.query 0.3; --sparsity and --scope are for the others."""
+    densities: Annotated[dict[str, Share], BeforeValidator(_dotted)] = {}
+    """Shares to keep of some matrices, by role or module (densities.query 0.3); sparsity and scope are for the others."""
     roles: tuple[
         Literal["query", "key", "value", "attention_output", "ffn_in", "ffn_out", "pooler"], ...
     ] = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out", "pooler")

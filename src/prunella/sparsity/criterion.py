@@ -22,6 +22,8 @@ from prunella.sparsity.masks import Masks
 from prunella.sparsity.schedules import PruningSchedule
 from prunella.validation import suggestion
 
+_FOLDER = "prunella.sparsity.criteria"
+
 
 @dataclass(frozen=True)
 class Context:
@@ -89,8 +91,24 @@ class Criterion:
 
 
 def criterion_kind(name: str) -> type[Criterion]:
-    """The class in a file of `criteria/`."""
-    return import_module(f"prunella.sparsity.criteria.{name}").CRITERION
+    """The class in a file of `criteria/`.
+
+    Raises:
+        InputError: If the file cannot be imported, or does not say which class it is.
+    """
+    try:
+        found = import_module(f"{_FOLDER}.{name}")
+    except Exception as error:
+        raise InputError(
+            f"score '{name}': its file cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+    kind = getattr(found, "CRITERION", None)
+    if not (isinstance(kind, type) and issubclass(kind, Criterion)):
+        raise InputError(
+            f"{found.__file__}: says CRITERION of no class; end it with CRITERION = THE_CLASS, a "
+            "subclass of Criterion"
+        )
+    return kind
 
 
 def learns(name: str) -> bool:

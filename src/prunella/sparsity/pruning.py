@@ -141,6 +141,11 @@ class Pruning:
                 f"dense with --exclude {module}"
             ) from error
         kept = self.masks.kept(name)
+        if score.shape != kept.shape:
+            raise InputError(
+                f"{type(self.criterion).__name__}: scores {name} with a tensor of "
+                f"{tuple(score.shape)}, and the matrix has {tuple(kept.shape)}"
+            )
         if self.criterion.gradients and _all_alike(score[kept]):
             score = self._by_size(name)
         return score

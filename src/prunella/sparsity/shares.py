@@ -13,7 +13,7 @@ from prunella.sparsity.masks import Masks
 from prunella.sparsity.patterns import Pattern
 from prunella.sparsity.schedules import PruningSchedule
 from prunella.sparsity.selection import select
-from prunella.sparsity.targets import Target, is_within
+from prunella.sparsity.targets import Target, is_within, name_hint
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,14 @@ def named_densities(densities: Mapping[str, float], targets: Sequence[Target]) -
         InputError: If a key means no matrix that is pruned.
     """
     pruned = [target for target in targets if target.pruned]
+    roles = dict.fromkeys(target.role for target in pruned if target.role)
     found: dict[str, float] = {}
     for key in sorted(densities, key=lambda key: (not _is_role(key, pruned), len(key))):
         meant = [t for t in pruned if t.role == key or is_within(t.name, key)]
         if not meant:
             raise InputError(
                 f"densities: '{key}' is neither a role nor a module of the matrices that are "
-                "pruned; `prunella prune --dry-run` lists them"
+                f"pruned; {name_hint(key, [*roles, *(target.name for target in pruned)])}"
             )
         found |= {target.parameter: densities[key] for target in meant}
     return found

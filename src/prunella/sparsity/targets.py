@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ def find_targets(
         if not any(is_within(target.name, pattern) for target in targets):
             raise InputError(
                 f"exclude: '{pattern}' names no module with a weight matrix in this model; "
-                "`prunella prune --dry-run` lists the names"
+                f"{name_hint(pattern, [target.name for target in targets])}"
             )
     if not any(target.role for target in targets):
         unresolved = [t.name for t in targets if layer_of(t.name) is not None] or [
@@ -138,6 +139,13 @@ def _judge(
 def _is_pruned(table: Tensor) -> bool:
     used = table[(table != 0).any(dim=1)]
     return int((used == 0).sum()) > _BY_ACCIDENT * used.numel()
+
+
+def name_hint(wrong: str, names: Sequence[str]) -> str:
+    """ "did you mean 'x'?", or some of the names that there are."""
+    parts = {".".join(name.split(".")[:i]): None for name in names for i in range(1, 9)}
+    close = get_close_matches(wrong, list(parts), n=1)
+    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names[:3])}, ..."
 
 
 def is_within(name: str, prefix: str) -> bool:

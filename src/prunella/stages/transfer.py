@@ -10,7 +10,9 @@ from transformers import set_seed
 from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError
 from prunella.hub import fetch
-from prunella.settings import TransferSettings
+from prunella.models import task_head
+from prunella.settings import PruningSettings, TransferSettings
+from prunella.sparsity.criterion import criterion_kind
 from prunella.sparsity.gradual import make_pruning, targets_to_prune
 from prunella.sparsity.masks import Masks
 from prunella.sparsity.pruning import Pruning
@@ -34,6 +36,7 @@ from prunella.stages.task import (
     task_record,
     validation_figures,
 )
+from prunella.validation import flags_below
 from prunella.workspace import Workspace
 
 # Below this share a few zeros are chance, not a pattern.
@@ -66,19 +69,20 @@ def _transfer(
     task = open_task(settings, source, teacher, new_head=settings.new_head)
     set_seed(settings.seed)  # the new head
     model = load_task_model(source, task, new_head=settings.new_head)
-    pruning = _pruning(model, task, settings)
-    masks = pruning.masks if pruning else _locked(model, settings, source)
-    summary = fine_tune(
-        model,
-        task,
-        settings,
-        source,
-        teacher,
-        workspace,
-        label="transfer",
-        masks=masks,
-        pruning=pruning,
-    )
+    with flags_below("prune", PruningSettings):
+        pruning = _pruning(model, task, settings)
+        masks = pruning.masks if pruning else _locked(model, settings, source)
+        summary = fine_tune(
+            model,
+            task,
+            settings,
+            source,
+            teacher,
+            workspace,
+            label="transfer",
+            masks=masks,
+            pruning=pruning,
+        )
     figures = validation_figures(model, task)
     removed = finish(model, pruning)
     return Outcome(
@@ -87,8 +91,25 @@ def _transfer(
         figures | summary_figures(summary),
         None if removed else masks,
         asked=pruning.asked if pruning else None,
-        more={"task": task_record(task), **removed, **_new_matrices(model, masks, source)},
+        more={
+            "task": task_record(task),
+            "notes": _notes(settings, source),
+            **removed,
+            **_new_matrices(model, masks, source),
+        },
     )
+
+
+def _notes(settings: TransferSettings, source: Checkpoint) -> list[str]:
+    """What somebody who reads the figures should know."""
+    pruned = settings.prune
+    new = settings.new_head or task_head(source) is None
+    if pruned and pruned.one_shot and criterion_kind(pruned.score).gradients and new:
+        return [
+            "The head was new when the masks were chosen, so the gradients behind them were those "
+            "of a random head: fine-tune first, then prune the result."
+        ]
+    return []
 
 
 def _new_matrices(model: nn.Module, masks: Masks | None, source: Checkpoint) -> dict[str, Any]:
