@@ -289,8 +289,8 @@ def upstream_scores_table(records: Sequence[Mapping[str, Any]]) -> str:
             row(
                 [
                     settings["score"],
-                    settings["scope"],
-                    f"{100 * settings['sparsity']:g} %",
+                    _scope(settings),
+                    f"{100 * record.get('sparsity', settings['sparsity']):.0f} %",
                     f"{metrics['tokens'] / 1e6:.2f} M",
                     f"{record['seconds'] / 60:.1f}",
                     f"{metrics['hidden_distance']:.3f}",
@@ -306,6 +306,15 @@ def upstream_scores_table(records: Sequence[Mapping[str, Any]]) -> str:
     machines = dict.fromkeys(r["machine"]["processor"] for r in records)
     lines += ["", f"One seed, one thread, {', '.join(machines)}."]
     return "\n".join([*lines, *(f"`{command}`" for command in dict.fromkeys(commands))])
+
+
+def _scope(settings: Mapping[str, Any]) -> str:
+    """How much where: densities first, where they were given."""
+    by_share: dict[float, list[str]] = {}
+    for name, share in settings.get("densities", {}).items():
+        by_share.setdefault(share, []).append(name.replace("_", " "))
+    given = [f"{', '.join(names)} keep {100 * share:g} %" for share, names in by_share.items()]
+    return "; ".join([*given, settings["scope"]])
 
 
 def environment(studies: Sequence[Study]) -> str:

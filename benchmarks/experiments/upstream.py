@@ -29,7 +29,7 @@ _PATHS = {
     "--out": "OUT",
 }
 _NO_INFLUENCE = ("--cache", "--threads")
-_SETTINGS = ("score", "scope", "sparsity", "learning_rate", "batch_tokens", "seed")
+_SETTINGS = ("score", "scope", "sparsity", "densities", "learning_rate", "batch_tokens", "seed")
 
 
 def upstream_record(name: str, folder: str) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def upstream_record(name: str, folder: str) -> dict[str, Any]:
     return {
         "name": name,
         "settings": {key: record["settings"][key] for key in _SETTINGS},
+        "sparsity": record["sparsity"]["total"],
         "metrics": record["metrics"],
         "seconds": record["seconds"],
         "parent": record["parents"]["model"]["sha256"][:12],

@@ -27,7 +27,8 @@ def checkpoint(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}")
     told: dict[str, Any] = {
         "stage": "prune",
-        "settings": {**SETTINGS, "batch_tokens": 2048, "seed": 0, "model": "/home/me/dense"},
+        "settings": {**SETTINGS, "densities": {}, "batch_tokens": 2048, "seed": 0, "model": "/me"},
+        "sparsity": {"total": 0.9001},
         "metrics": {"hidden_distance": 0.147, "tokens": 819_200, "steps": 400},
         "seconds": 451.1,
         "parents": {"model": {"path": "/home/me/dense", "sha256": "ab" * 32}},
@@ -45,6 +46,9 @@ def test_figures_and_command_without_paths(checkpoint: Path) -> None:
     assert "/home" not in json.dumps(found)
     shown = tables.upstream_scores_table([found])
     assert "| sparsegpt | uniform | 90 % | 0.82 M | 7.5 | 0.147 |" in shown
+    found["settings"]["densities"] = {"ffn_in": 0.2, "query": 0.5, "key": 0.5}
+    shown = tables.upstream_scores_table([found])
+    assert "| sparsegpt | ffn in keep 20 %; query, key keep 50 %; uniform | 90 % |" in shown
 
 
 def test_other_stages_are_refused(checkpoint: Path) -> None:
