@@ -15,7 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,19 @@ def measure(
     folders: Mapping[str, str],
     weights: Weights,
     isas: Sequence[str],
-    length: int,
+    lengths: Sequence[int],
     threads: int,
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """Times of one forward pass of one sequence, a row a model and instruction set."""
+    """Times of one forward pass of one sequence, a row a model, instruction set and length."""
     with tempfile.TemporaryDirectory(prefix="prunella-latency-") as folder:
-        calls: dict[tuple[str, str], Callable[[], Any]] = {}
+        calls: dict[tuple[str, str, int], Callable[[], Any]] = {}
         for name, model in folders.items():
             file = Path(folder) / f"{name}.prn"
             pack(PackSettings(model=model, out=str(file), weights=weights))
-            calls |= {(name, isa): _call(file, isa, length, threads) for isa in isas}
-        seconds: dict[tuple[str, str], list[float]] = {case: [] for case in calls}
+            for isa in isas:
+                calls |= {(name, isa, n): call for n, call in _calls(file, isa, lengths, threads)}
+        seconds: dict[tuple[str, str, int], list[float]] = {case: [] for case in calls}
         for number in range(_WARM_UP + rounds):
             for case, call in calls.items():
                 begun = time.perf_counter()
@@ -62,19 +64,23 @@ def measure(
             "model": name,
             "weights": weights,
             "isa": isa,
+            "length": length,
             "median": 1000 * statistics.median(times),
             "quartiles": [1000 * q for q in statistics.quantiles(times, n=4)[::2]],
         }
-        for (name, isa), times in seconds.items()
+        for (name, isa, length), times in seconds.items()
     ]
 
 
-def _call(file: Path, isa: str, length: int, threads: int) -> Callable[[], Any]:
+def _calls(
+    file: Path, isa: str, lengths: Sequence[int], threads: int
+) -> Iterator[tuple[int, Callable[[], Any]]]:
     packed = open_packed(file)
     runner = compile_model(packed, threads, isa=isa, weights=None)
     words = json.loads(packed.files["config.json"])["vocab_size"]
-    batch = equal_lengths("latency", [(1, length)], words).batches[0]
-    return lambda: runner.hidden_states(batch.ids, batch.types, batch.lengths)
+    for length in lengths:
+        batch = equal_lengths("latency", [(1, length)], words).batches[0]
+        yield length, partial(runner.hidden_states, batch.ids, batch.types, batch.lengths)
 
 
 def main() -> int:
@@ -85,7 +91,13 @@ def main() -> int:
     parser.add_argument(
         "--models", required=True, help="YAML file: name of a checkpoint: its folder"
     )
-    parser.add_argument("--length", type=int, default=128, help="tokens (default: 128)")
+    parser.add_argument(
+        "--length",
+        type=int,
+        nargs="+",
+        default=[32, 128],
+        help="tokens of the text; several in turn (default: 32 128)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=100, help="calls of each (default: 100)")
     isas = [isa for isa in usable_isas() if isa != "portable"] or usable_isas()
@@ -113,11 +125,11 @@ def main() -> int:
         return 2
     measured = environment()
     path = times_path(Path(given.results), given.matrix, measured["machine"]["processor"])
+    lengths = " ".join(map(str, given.length))
     document = {
         "name": path.stem,
         "command": f"python -m benchmarks.experiments.latency {given.matrix} --models MODELS.yaml "
-        f"--length {given.length} --threads {given.threads} --rounds {given.rounds}",
-        "length": given.length,
+        f"--length {lengths} --threads {given.threads} --rounds {given.rounds}",
         "threads": given.threads,
         "rows": rows,
         "environment": measured,
@@ -126,7 +138,7 @@ def main() -> int:
     for row in rows:
         low, high = row["quartiles"]
         times = f"{row['median']:7.3f} ms ({low:.3f} to {high:.3f})"
-        print(f"{row['model']:<24} {row['weights']}  {row['isa']:<8} {times}")
+        print(f"{row['model']:<24} {row['weights']} {row['isa']:<8} {row['length']:>4} {times}")
     return 0
 
 

@@ -169,7 +169,8 @@ def worth_plots(study: Study, times: Sequence[Times]) -> Block:
     """Quality against latency and against bytes, sparse and small dense models in 8 bits."""
     drawn: dict[str, _Drawing] = {}
     found, tasks = choices(study, times)
-    kinds = [(each.cost, f"latency, {each.title}") for each in times]
+    longest = max((each.length for each in times), default=0)
+    kinds = [(e.cost, f"latency, {e.title}") for e in times if e.length == longest]
     for cost, what in [*kinds, (BYTES, "bytes of the whole file")]:
         points = [
             {"label": "" if number else choice.short, "family": family}
@@ -211,11 +212,11 @@ def worth_table(study: Study, times: Sequence[Times]) -> str:
     said = f"Mean over {listed(study.matrix, tasks)}. {source(study)}"
     if times:
         machines = dict.fromkeys(each.processor for each in times)
-        where = "; ".join(
-            f"{', '.join(each.title for each in times if each.processor == name)} on {name}"
+        where = ". ".join(
+            f"{'; '.join(each.title for each in times if each.processor == name)} on {name}"
             for name in machines
         )
-        said += f" Times: one text of 128 tokens, median, one thread; {where}. "
+        said += f" Times: one text, median, one thread: {where}. "
         said += " ".join(f"`{command}`" for command in dict.fromkeys(t.command for t in times))
     return "\n".join([*lines, "", said])
 

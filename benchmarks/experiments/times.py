@@ -15,21 +15,22 @@ _ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain l
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds with one instruction set on one machine, by checkpoint."""
+    """Milliseconds of one text with one instruction set on one machine, by checkpoint."""
 
     isa: str
+    length: int
     processor: str
     command: str
     medians: Mapping[str, float]
 
     @property
     def title(self) -> str:
-        return _ISAS[self.isa]
+        return f"{_ISAS[self.isa]}, {self.length} tokens"
 
     @property
     def cost(self) -> Cost:
-        told = f"one text of 128 tokens, one thread, {self.title}, {self.processor}"
-        return Cost(f"ms-{self.isa}", told, lambda ms: f"{ms:g} ms")
+        told = f"one text, one thread, {self.title}, {self.processor}"
+        return Cost(f"ms-{self.isa}-{self.length}", told, lambda ms: f"{ms:g} ms")
 
 
 def times_path(results: Path, matrix: str, processor: str) -> Path:
@@ -39,14 +40,15 @@ def times_path(results: Path, matrix: str, processor: str) -> Path:
 
 
 def read_times(results: Path, matrix: str) -> list[Times]:
-    """Times with each instruction set, from the machine that most checkpoints were measured on."""
-    best: dict[str, Times] = {}
+    """Times by instruction set and length, each from the machine that measured most checkpoints."""
+    best: dict[tuple[str, int], Times] = {}
     for path in sorted(results.glob(f"{matrix}-latency-*.json")):
         for found in _times_of(json.loads(path.read_text(encoding="utf-8"))):
-            known = best.get(found.isa)
+            known = best.get((found.isa, found.length))
             if known is None or len(found.medians) > len(known.medians):
-                best[found.isa] = found
-    return [best[isa] for isa in _ISAS if isa in best]
+                best[found.isa, found.length] = found
+    order = list(_ISAS)
+    return [best[key] for key in sorted(best, key=lambda key: (order.index(key[0]), key[1]))]
 
 
 def _times_of(document: Mapping[str, Any]) -> list[Times]:
@@ -54,9 +56,10 @@ def _times_of(document: Mapping[str, Any]) -> list[Times]:
     return [
         Times(
             isa,
+            length,
             where,
             document["command"],
-            {row["model"]: row["median"] for row in rows if row["isa"] == isa},
+            {r["model"]: r["median"] for r in rows if (r["isa"], r["length"]) == (isa, length)},
         )
-        for isa in dict.fromkeys(row["isa"] for row in rows)
+        for isa, length in dict.fromkeys((row["isa"], row["length"]) for row in rows)
     ]

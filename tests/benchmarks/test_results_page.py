@@ -173,7 +173,11 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     }
     values = {(Arm(arm.model, "fp32"), task): v for (arm, task), v in int8.items()} | int8
     medians = {"dense": 4.0, "sparse-90": 2.0, "student-2x384": 1.5}
-    rows = [{"model": m, "median": ms, "isa": "avx2"} for m, ms in medians.items()]
+    rows = [
+        {"model": m, "median": ms, "isa": "avx2", "length": n}
+        for m, ms in medians.items()
+        for n in (32, 128)
+    ]
     machine = {"machine": {"processor": "P"}}
     latency = json.dumps({"rows": rows, "environment": machine, "command": "again"})
     results = written(tmp_path / "results", values)
@@ -186,7 +190,7 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     page = Page(document, results)
     stale = page.stale()
     pictures = {path.name for path in stale} - {"results.md"}
-    assert pictures == {"results-sparsity.svg", "results-ms-avx2.svg", "results-bytes.svg"}
+    assert pictures == {"results-sparsity.svg", "results-ms-avx2-128.svg", "results-bytes.svg"}
     for path, text in stale.items():
         path.write_text(text, encoding="utf-8")
     assert not Page(document, results).stale()
@@ -194,7 +198,7 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     write_record(write, record(Arm("dense", "int8"), "stsb", 2, 0.9))
     assert {p.name for p in Page(document, results).stale()} >= {
         "results.md",
-        "results-ms-avx2.svg",
+        "results-ms-avx2-128.svg",
     }
 
 
@@ -213,7 +217,7 @@ def test_times_are_of_the_machine_that_measured_most(tmp_path: Path) -> None:
         "Beta": [("dense", "avx2", 8.0), ("student", "avx2", 4.0)],
     }
     for name, medians in machines.items():
-        rows = [{"model": m, "isa": isa, "median": ms} for m, isa, ms in medians]
+        rows = [{"model": m, "isa": i, "length": 128, "median": ms} for m, i, ms in medians]
         document = {"rows": rows, "environment": {"machine": {"processor": name}}, "command": "c"}
         times_path(tmp_path, "worth", name).write_text(json.dumps(document), encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -221,9 +225,10 @@ def test_times_are_of_the_machine_that_measured_most(tmp_path: Path) -> None:
         "worth-latency-beta.json",
     }
     amx, avx2 = read_times(tmp_path, "worth")
-    assert (amx.title, amx.processor, amx.medians) == ("AMX", "Alpha (R) 1", {"dense": 2.0})
+    assert (amx.title, amx.processor) == ("AMX, 128 tokens", "Alpha (R) 1")
+    assert amx.medians == {"dense": 2.0}
     assert (avx2.processor, avx2.medians) == ("Beta", {"dense": 8.0, "student": 4.0})
-    assert avx2.cost.key == "ms-avx2"
+    assert avx2.cost.key == "ms-avx2-128"
 
 
 def test_methods_by_what_they_keep(tmp_path: Path) -> None:
