@@ -250,6 +250,7 @@ def test_a_teacher(place: Place, tiny_checkpoint: Make) -> None:
     result = mask(settings(place, dense, "taught", teacher=str(teacher.out), kept=0.5))
     log = (result.out / "log.jsonl").read_text().splitlines()
     assert {"loss_labels", "loss_logits", "loss_hidden"} <= json.loads(log[-1]).keys()
+    assert json.loads(log[0])["learning_rate"] <= 1e-3  # of the head, not of the scores
 
 
 @pytest.mark.parametrize("method", ["smp", "abp"])

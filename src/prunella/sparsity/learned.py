@@ -139,9 +139,9 @@ class LearnedMasks:
             self.left[name] = self.left[name].to(parameter.device)
             self.scores[name].data = self.scores[name].data.to(parameter.device)
         found = torch.optim.AdamW(
-            [
-                {"params": list(self.scores.values()), "lr": self.method.rate, "weight_decay": 0.0},
+            [  # a trainer logs the rate of the first
                 {"params": list(others), "lr": rate, "weight_decay": decay},
+                {"params": list(self.scores.values()), "lr": self.method.rate, "weight_decay": 0.0},
             ],
             fused=True,
         )
