@@ -10,7 +10,17 @@ from itertools import combinations
 from typing import Any
 
 from benchmarks.experiments.summary import Arm, Spread
-from benchmarks.experiments.tables import NOT_YET, Study, cell, head, listed, row, sizes, source
+from benchmarks.experiments.tables import (
+    NOT_YET,
+    Study,
+    cell,
+    head,
+    listed,
+    row,
+    sizes,
+    source,
+    task_title,
+)
 from benchmarks.experiments.times import Times
 from prunella.report.pictures import picture
 from prunella.report.quality import BYTES, Cost, quality_against
@@ -188,28 +198,25 @@ def worth_plots(study: Study, times: Sequence[Times]) -> Block:
 
 
 def worth_table(study: Study, times: Sequence[Times]) -> str:
-    """The same in figures."""
+    """The same in figures, and each task's, of all that was run."""
     found, tasks = choices(study, times)
     if not tasks:
         return NOT_YET
+    columns = [task_title(study, task) for task in study.matrix.tasks]
     named = [f"{each.title}, ms" for each in times]
-    lines = head(["int8", "mean score", *named, "encoder", "whole file", "repeat"])
-    for choice in (choice for choice in found if choice.quality):
+    lines = head(["int8", *columns, "mean", *named, "encoder", "whole file", "repeat"])
+    for choice in found:
+        arm = Arm(choice.model, "int8")
+        scores = [study.scores.spread(arm, task) for task in study.matrix.tasks]
+        if not any(scores):
+            continue
         known = [choice.costs[each.cost.key] for each in times]
         ms = [f"{time:.2f}" if time else MISSING for time in known]
         disk = [human_bytes(choice.costs[key] or 0) for key in ("encoder", "bytes")]
-        lines.append(
-            row(
-                [
-                    choice.title,
-                    cell(choice.quality, study.seeds),
-                    *ms,
-                    *disk,
-                    f"`--only {choice.model}`",
-                ]
-            )
-        )
-    said = f"Mean over {listed(study.matrix, tasks)}. {source(study)}"
+        quality = [cell(spread, study.seeds) for spread in (*scores, choice.quality)]
+        lines.append(row([choice.title, *quality, *ms, *disk, f"`--only {choice.model}`"]))
+    said = f"Mean over {listed(study.matrix, tasks)}, of those that were run on all. "
+    said += source(study)
     if times:
         machines = dict.fromkeys(each.processor for each in times)
         where = ". ".join(

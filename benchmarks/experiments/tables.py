@@ -75,7 +75,7 @@ def quality_table(
         return NOT_YET
     tasks = [task for task in matrix.tasks if any(task == t for _, t in run)]
     shown = {m: e for m, e in asked.items() if any(m == known for known, _ in run)}
-    heads = [weights, *(_title(study, task) for task in tasks)]
+    heads = [weights, *(task_title(study, task) for task in tasks)]
     heads += [
         f"against {matrix.models[reference.model].title} {reference.weights}, "
         f"{'%' if relative else 'points'}"
@@ -116,7 +116,9 @@ def brief_table(study: Study, reference: Arm) -> str:
     tasks = [t for t in tasks if any(scores.of(arm, t) for arm in shown if arm != reference)]
     if not tasks:
         return NOT_YET
-    lines = head(["", *(_title(study, t) for t in tasks), "against dense, %", "encoder on disk"])
+    lines = head(
+        ["", *(task_title(study, t) for t in tasks), "against dense, %", "encoder on disk"]
+    )
     for arm in shown:
         size = sizes([r for r in study.records if (r["model"], r["weights"]) == arm])
         assert size is not None
@@ -145,7 +147,7 @@ def _levels(study: Study, task: str) -> list[str]:
     if not known:
         return []
     shares = (1.0, *matrix.kept)
-    lines = head([_title(study, task), *(f"{100 * kept:g} % kept" for kept in shares)])
+    lines = head([task_title(study, task), *(f"{100 * kept:g} % kept" for kept in shares)])
     for model, entry in matrix.models.items():
         whole = None if entry.method else scores.spread(Arm(model, "fp32"), task)
         if whole:
@@ -353,7 +355,7 @@ def source(study: Study) -> str:
     )
 
 
-def _title(study: Study, task: str) -> str:
+def task_title(study: Study, task: str) -> str:
     metric = study.scores.metrics.get(task)
     title = study.matrix.tasks[task].title
     return f"{title}, {_SHORT.get(metric, metric)}" if metric else title
