@@ -116,9 +116,8 @@ def brief_table(study: Study, reference: Arm) -> str:
     tasks = [t for t in tasks if any(scores.of(arm, t) for arm in shown if arm != reference)]
     if not tasks:
         return NOT_YET
-    lines = head(
-        ["", *(task_title(study, t) for t in tasks), "against dense, %", "encoder on disk"]
-    )
+    titles = [task_title(study, task) for task in tasks]
+    lines = head(["", *titles, "against dense, %", "encoder on disk"])
     for arm in shown:
         size = sizes([r for r in study.records if (r["model"], r["weights"]) == arm])
         assert size is not None

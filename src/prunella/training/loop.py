@@ -220,6 +220,8 @@ class _Trainer(Trainer):
             ddp_find_unused_parameters=world_size() > 1,
             dataloader_pin_memory=False,
         )
+        # Without torchrun one GPU is used: copies of the model by DataParallel lack our hooks.
+        args._n_gpu = min(args.n_gpu, 1)
         super().__init__(model=model, args=args)
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
