@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from torch import nn
 from transformers import (
@@ -19,7 +20,13 @@ from transformers import (
 
 from prunella.errors import InputError
 from prunella.roles import ROLES
-from prunella.sparsity.targets import find_targets, pruned_parameters, unresolved_in_layers
+from prunella.sparsity.targets import (
+    find_targets,
+    pattern_parameters,
+    pruned_parameters,
+    sparse_tables,
+    unresolved_in_layers,
+)
 
 CLASSES: dict[str, Any] = {
     "mlm": AutoModelForMaskedLM,
@@ -196,3 +203,20 @@ def test_parameters_come_by_their_ordinary_names() -> None:
         "encoder.layer.0.output.dense.weight",
     ]
     assert all(parameters[name] is model.get_parameter(name) for name in parameters)
+
+
+def test_tables_that_were_pruned() -> None:
+    """Neither the row of the padding nor what rounding to 8 bits does makes a table a pruned one."""
+    model = small_bert(1)
+    words = model.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        for parameter in model.embeddings.parameters():
+            if parameter.ndim == 2:
+                step = parameter.abs().amax(dim=1, keepdim=True) / 127
+                parameter.copy_((parameter / step).round() * step)
+        words[0] = 0
+        assert 0.002 < (words[1:] == 0).float().mean() < 0.05
+        assert sparse_tables(model) == {}
+        words[1:, ::4] = 0
+    assert list(sparse_tables(model)) == ["embeddings.word_embeddings.weight"]
+    assert "embeddings.word_embeddings.weight" in pattern_parameters(model)

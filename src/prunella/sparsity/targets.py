@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunella.errors import InputError
 from prunella.roles import ROLES, Role, is_embedding, layer_of, role_of
 
-_BY_ACCIDENT = 0.001  # of a table's weights, as in `study`
+_BY_ACCIDENT = 0.05  # of a table's weights: rounding to 8 bits makes 1 to 2 % zeros
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def pruned_parameters(model: nn.Module, targets: Sequence[Target]) -> dict[str, 
 def sparse_tables(model: nn.Module) -> dict[str, nn.Parameter]:
     """The embedding tables that were pruned, as by `mask --embeddings`, by parameter name.
 
-    Rows that are zero as a whole, as of padding, are no sign of it, nor is a rare zero.
+    Rows that are zero as a whole, as of padding, are no sign of it, nor are zeros of rounding.
     """
     return {
         name: parameter
