@@ -297,6 +297,9 @@ def test_a_sparse_backbone_keeps_its_zeros(place: Place, tiny_checkpoint: Make) 
     assert all((after[name][before[name] == 0] == 0).all() for name in names)
     with pytest.raises(InputError, match=r"is sparse, so that only 4\d.\d % .* lower --kept"):
         mask(settings(place, sparse.out, "denser", kept=0.5, steps=1))
+    with pytest.raises(InputError, match=r"only 4\d.\d % of its weights can be kept; lower --kept"):
+        drifting = {"method": "abp", "drift": 0.1}
+        mask(settings(place, sparse.out, "denser", kept=0.5, steps=1, **drifting))
 
 
 @pytest.mark.parametrize(
