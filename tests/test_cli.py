@@ -252,6 +252,19 @@ def test_dry_run_lists_all_matrices_and_why(bench: Bench) -> None:
     assert "no: excluded" in words.stdout
 
 
+@pytest.mark.parametrize("head", ["mlm", "base"])
+def test_a_dry_run_needs_no_more_than_a_model(
+    bench: Bench, tiny_checkpoint: Callable[..., Path], head: str
+) -> None:
+    model = str(tiny_checkpoint("bert", head))
+    found = bench("prune", model, "--roles", "query", "--dry-run", "--json").document["targets"]
+    prefix = "bert." if head == "mlm" else ""
+    names = {row["name"] for row in found if row["pruned"]}
+    assert f"{prefix}encoder.layer.0.attention.self.query" in names
+    locks = bench("adapt", "--dry-run", "--model", model, "--json")
+    assert locks.code == 0, locks.stderr
+
+
 def test_log_and_trackers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Trainer gets the trackers; ours is always written."""
     seen: list[Any] = []

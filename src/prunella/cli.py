@@ -83,7 +83,8 @@ def _with_model_named(tokens: Sequence[str]) -> list[str]:
     """`prunella inspect model.prn` means `prunella inspect --model model.prn`.
 
     A second word is the mask to apply or the model to compare with, where a verb takes one; some
-    take any number of models. `prunella mask apply` is the verb apply-mask.
+    take any number of models. `prunella mask apply` is the verb apply-mask. A dry run needs no more
+    than a model.
     """
     verb, *rest = tokens or [""]
     if verb == "mask" and rest[:1] == ["apply"]:
@@ -93,6 +94,11 @@ def _with_model_named(tokens: Sequence[str]) -> list[str]:
     for name in ("model", "mask", "against"):
         if name in fields and rest and not rest[0].startswith("-"):
             named += [f"--{name}", rest.pop(0)]
+    if "--dry-run" in rest:  # reads no text and writes nothing
+        given = {token.partition("=")[0] for token in rest}
+        for name in ("text", "out"):
+            if fields.get("dry_run") and name in fields and f"--{name}" not in given:
+                named += [f"--{name}", "none"]
     while "models" in fields and rest and not rest[0].startswith("-"):
         named += ["--models", rest.pop(0)]
     return [*named, *rest] if tokens else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prunella.checkpoint import Checkpoint
 from prunella.errors import InputError
 from prunella.hub import fetch
-from prunella.models import load_tokenizer, set_dropout
+from prunella.models import load_encoder, load_tokenizer, set_dropout
 from prunella.processes import world_size
 from prunella.settings import PruneSettings
 from prunella.sparsity.criterion import criterion_kind
@@ -47,7 +47,11 @@ def prune(settings: PruneSettings) -> Result:
 
 def plan_targets(settings: PruneSettings) -> list[Target]:
     """Which matrices `prune` would prune, and why not the others (`--dry-run`)."""
-    model = load_student(fetch(settings.model), _needs_head(settings))
+    source = fetch(settings.model)
+    try:
+        model = load_student(source, _needs_head(settings))
+    except InputError:  # without a head for masked words it can be pruned by other losses
+        model = load_encoder(source)
     return targets_to_prune(model, _reached(settings))
 
 
