@@ -143,7 +143,8 @@ def _is_pruned(table: Tensor) -> bool:
 
 def name_hint(wrong: str, names: Sequence[str]) -> str:
     """ "did you mean 'x'?", or some of the names that there are."""
-    parts = {".".join(name.split(".")[:i]): None for name in names for i in range(1, 9)}
+    words = [name.split(".") for name in names]  # sub-trees are names as well
+    parts = {".".join(each[: i + 1]): None for each in words for i in range(len(each))}
     close = get_close_matches(wrong, list(parts), n=1)
     return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names[:3])}, ..."
 
