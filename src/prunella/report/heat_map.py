@@ -3,11 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-import jinja2
-
+from prunella.report.html import environment
 from prunella.roles import ROLES, layer_of
 
 _HEADINGS = {
@@ -105,7 +102,8 @@ def heat_map(entries: Sequence[Entry], scale: Scale) -> str:
         for entry in entries
     ]
     steps = [step / (_COLOUR_STEPS - 1) for step in range(_COLOUR_STEPS)]
-    return _template().render(
+    template = environment().get_template("heat_map.svg.jinja")
+    return template.render(
         columns=[_HEADINGS.get(role, (role.replace("_", " "),)) for role in columns or outside[:1]],
         rows=[row.replace("_", " ") for row in rows],
         layers=len(layers),
@@ -127,15 +125,3 @@ def share_range(values: Sequence[float]) -> tuple[float, float]:
     while high - low < 0.2 - 1e-9:
         low, high = max(0.0, round(low - 0.1, 1)), min(1.0, round(high + 0.1, 1))
     return low, high
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("heat_map.svg.jinja")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from prunella.report.html import environment
 
-WIDTH, LETTER = 360, 5.6
-_MOST_LETTERS = 24
+WIDTH, LETTER = 360, 6.4
+_MOST_LETTERS = 21
 # Wider squares look lost, in narrower ones no number fits.
-_WIDEST, _LEAST_FOR_TEXT = 46, 21
+_WIDEST, _LEAST_FOR_TEXT = 46, 23
 
 
 @dataclass(frozen=True)
