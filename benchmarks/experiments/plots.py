@@ -157,6 +157,7 @@ def choices(study: Study, times: Sequence[Times]) -> tuple[list[Choice], tuple[s
     entries = {m: e for m, e in study.matrix.models.items() if e.family in groups}
     arms, tasks = comparable(study, [Arm(model, "int8") for model in entries])
     run = {entries[arm.model].family for arm in arms}
+    averages = study.scores.averages(arms, tasks)
     found = []
     for model, entry in entries.items():
         arm = Arm(model, "int8")
@@ -167,8 +168,7 @@ def choices(study: Study, times: Sequence[Times]) -> tuple[list[Choice], tuple[s
             "encoder": size.get("encoder_bytes"),
         }
         names = tuple(_FAMILIES[name] for name in groups[entry.family] if name in run)
-        quality = study.scores.average(arm, tasks) if arm in arms else None
-        found.append(Choice(model, entry.title, names, quality, costs))
+        found.append(Choice(model, entry.title, names, averages.get(arm), costs))
     small = [m for m, e in entries.items() if e.family not in ("sparse", "dense")]
     if not any(choice.quality for choice in found if choice.model in small):
         return [], ()  # there is nothing to compare with
@@ -215,7 +215,9 @@ def worth_table(study: Study, times: Sequence[Times]) -> str:
         disk = [human_bytes(choice.costs[key] or 0) for key in ("encoder", "bytes")]
         quality = [cell(spread, study.seeds) for spread in (*scores, choice.quality)]
         lines.append(row([choice.title, *quality, *ms, *disk, f"`--only {choice.model}`"]))
-    said = f"Mean over {listed(study.matrix, tasks)}, of those that were run on all. "
+    said = (
+        f"Mean over {listed(study.matrix, tasks)} and the seeds that all who were run on all have. "
+    )
     said += source(study)
     if times:
         machines = dict.fromkeys(each.processor for each in times)

@@ -79,9 +79,18 @@ class Scores:
         """The tasks that all of the arms have results of."""
         return tuple(task for task in among if all(self.of(arm, task) for arm in arms))
 
-    def average(self, arm: Arm, tasks: Sequence[str]) -> Spread | None:
-        """The mean over tasks, if there is a result of each."""
-        return self._joined(tasks, lambda task: dict(self.of(arm, task)))
+    def averages(self, arms: Sequence[Arm], tasks: Sequence[str]) -> dict[Arm, Spread]:
+        """The mean over tasks of each arm, over the seeds that every arm has of every task.
+
+        So a seed that is kind to all of them, or to none, does not tell for one of them alone.
+        """
+        each = [set(self.of(arm, task)) for arm in arms for task in tasks]
+        common = sorted(set.intersection(*each)) if each else []
+        means = {
+            arm: [statistics.fmean(self.of(arm, task)[seed] for task in tasks) for seed in common]
+            for arm in arms
+        }
+        return {arm: spread for arm in arms if (spread := Spread.of(means[arm]))}
 
     def difference(
         self, arm: Arm, reference: Arm, among: Sequence[str], *, relative: bool
@@ -108,16 +117,11 @@ class Scores:
             }
 
         tasks = tuple(task for task in among if by_seed(task))
-        spread = self._joined(tasks, by_seed)
-        return Difference(spread, tasks) if spread else None
-
-    def _joined(self, tasks: Sequence[str], by_seed: Any) -> Spread | None:
-        """Over seeds of the mean over tasks; its mean is that of the tasks' means."""
-        found = [by_seed(task) for task in tasks]
-        if not found or not all(found):
+        if not tasks:
             return None
+        found = [by_seed(task) for task in tasks]
         mean = statistics.fmean(statistics.fmean(values.values()) for values in found)
         common = sorted(set.intersection(*(set(values) for values in found)))
-        whole = [statistics.fmean(values[seed] for values in found) for seed in common]
-        over = Spread.of(whole)
-        return Spread(mean, over.deviation if over else None, over.n if over else 0)
+        over = Spread.of(statistics.fmean(values[seed] for values in found) for seed in common)
+        spread = Spread(mean, over.deviation if over else None, over.n if over else 0)
+        return Difference(spread, tasks)

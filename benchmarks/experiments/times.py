@@ -11,6 +11,8 @@ from typing import Any
 from prunella.report.quality import Cost
 
 _ISAS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "plain loops"}
+_ORDER = list(_ISAS)
+"""The best one first."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,23 @@ def times_path(results: Path, matrix: str, processor: str) -> Path:
 
 
 def read_times(results: Path, matrix: str) -> list[Times]:
-    """Times by instruction set and length, each from the machine that measured most checkpoints."""
-    best: dict[tuple[str, int], Times] = {}
+    """Times by instruction set and length.
+
+    Each is from the machine on which the fewest sets are better, as that is where one would use it;
+    of several, from the one that measured most checkpoints.
+    """
+    best: dict[tuple[str, int], tuple[tuple[int, int], Times]] = {}
     for path in sorted(results.glob(f"{matrix}-latency-*.json")):
-        for found in _times_of(json.loads(path.read_text(encoding="utf-8"))):
+        all_found = _times_of(json.loads(path.read_text(encoding="utf-8")))
+        sets = {found.isa for found in all_found}
+        for found in all_found:
+            better = sum(_ORDER.index(isa) < _ORDER.index(found.isa) for isa in sets)
+            rank = (better, -len(found.medians))
             known = best.get((found.isa, found.length))
-            if known is None or len(found.medians) > len(known.medians):
-                best[found.isa, found.length] = found
-    order = list(_ISAS)
-    return [best[key] for key in sorted(best, key=lambda key: (order.index(key[0]), key[1]))]
+            if known is None or rank < known[0]:
+                best[found.isa, found.length] = rank, found
+    keys = sorted(best, key=lambda key: (_ORDER.index(key[0]), key[1]))
+    return [best[key][1] for key in keys]
 
 
 def _times_of(document: Mapping[str, Any]) -> list[Times]:

@@ -70,7 +70,21 @@ def test_differences_pair_seeds_and_average_over_tasks() -> None:
     assert points and points.spread.mean == pytest.approx((-2.5 - 4) / 2)
     assert points.spread.deviation == pytest.approx(1.5 / math.sqrt(2))
     assert scores.difference(SPARSE, DENSE, ["c"], relative=True) is None
-    assert scores.average(DENSE, ["a", "c"]) is None
+
+
+def test_averages_take_the_seeds_that_all_have() -> None:
+    values = {(DENSE, "a"): (0.9, 0.5), (DENSE, "b"): (0.7, 0.6), (SPARSE, "a"): (0.8,), (SPARSE, "b"): (0.6, 0.1)}  # fmt: skip
+    scores = Scores(
+        record(*key, seed, v) for key, found in values.items() for seed, v in enumerate(found)
+    )
+    found = scores.averages([DENSE, SPARSE], ["a", "b"])
+    assert {arm: (spread.mean, spread.n) for arm, spread in found.items()} == {
+        DENSE: (pytest.approx(80), 1),
+        SPARSE: (pytest.approx(70), 1),
+    }
+    alone = scores.averages([DENSE], ["a", "b"])[DENSE]
+    assert (alone.mean, alone.n) == (pytest.approx(67.5), 2)
+    assert scores.averages([DENSE, SPARSE], ["a", "c"]) == {} == scores.averages([], [])
 
 
 def test_a_task_scored_in_two_ways_is_an_error() -> None:
@@ -194,8 +208,8 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
     for path, text in stale.items():
         path.write_text(text, encoding="utf-8")
     assert not Page(document, results).stale()
-    write = tmp_path / "results" / "experiments" / "prune-ofa" / "dense" / "stsb-seed2-int8.json"
-    write_record(write, record(Arm("dense", "int8"), "stsb", 2, 0.9))
+    write = tmp_path / "results" / "experiments" / "prune-ofa" / "dense" / "stsb-seed1-int8.json"
+    write_record(write, record(Arm("dense", "int8"), "stsb", 1, 0.9))
     assert {p.name for p in Page(document, results).stale()} >= {
         "results.md",
         "results-ms-avx2-128.svg",
@@ -210,10 +224,11 @@ def test_a_run_that_others_took_over_counts_once(tmp_path: Path) -> None:
     assert said.startswith("3 runs, 2.0 hours of fine-tuning.")
 
 
-def test_times_are_of_the_machine_that_measured_most(tmp_path: Path) -> None:
+def test_times_are_of_the_machine_that_would_use_the_instruction_set(tmp_path: Path) -> None:
     assert read_times(tmp_path, "worth") == []
     machines = {
-        "Alpha (R) 1": [("dense", "amx", 2.0), ("dense", "avx2", 9.0)],
+        "Alpha (R) 1": [("dense", "amx", 2.0), *((f"m{k}", "avx2", 9.0) for k in range(3))],
+        "Alpha 2": [("dense", "avx2", 7.0)],
         "Beta": [("dense", "avx2", 8.0), ("student", "avx2", 4.0)],
     }
     for name, medians in machines.items():
@@ -222,6 +237,7 @@ def test_times_are_of_the_machine_that_measured_most(tmp_path: Path) -> None:
         times_path(tmp_path, "worth", name).write_text(json.dumps(document), encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {
         "worth-latency-alpha-r-1.json",
+        "worth-latency-alpha-2.json",
         "worth-latency-beta.json",
     }
     amx, avx2 = read_times(tmp_path, "worth")

@@ -11,6 +11,8 @@ namespace {
 constexpr int kSumsPerTask = 32768;  // 128 KB, which stay in the cache between a kernel and what finishes its work
 constexpr std::size_t kEvict = 4 << 20;  // twice the L2 cache of a core
 constexpr int kTokensOfThread = 48;
+constexpr int kRounds = 6;           // of timing the kernels that are in question
+constexpr double kHopeless = 1.5;    // times as slow as the best: not timed again
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 /// A dense copy of a sparse matrix.
@@ -58,13 +60,8 @@ class LinearOf final : public Linear {
     if (tokens == 0 || rows_ == 0) return;
     const Prepared& prepared = prepared_[chosen_[bucket(tokens)]];
     const K& kernel = *prepared.kernel;
-    // Blocks of equal size, as a short last one would waste most of a kernel's lanes; and enough of them that every thread
-    // keeps tokens of its own, unless they are so few that reading all weights would cost more than sharing tokens.
-    int blocks = (tokens + kernel.token_step - 1) / kernel.token_step;
-    if (tokens >= kTokensOfThread * pool.threads()) blocks = round_up(blocks, pool.threads());
-    const int step = round_up((tokens + blocks - 1) / blocks, 16);
+    const auto [blocks, step, chunk] = cut(kernel, tokens, pool.threads());
     const Inputs in = convert(vector, pool, work, kernel, x, stride, tokens, step, blocks);
-    const int chunk = rows_per_task(kernel, blocks, step, pool.threads());
     const int chunks = (rows_ + chunk - 1) / chunk;
     const std::ptrdiff_t sum_stride = round_up(chunk, 16) + 16;  // no power of two: rows would share cache sets
     for (auto& scratch : work.scratch) scratch.reserve(sizeof(Sum) * sum_stride * round_up(step, 16));
@@ -122,11 +119,21 @@ class LinearOf final : public Linear {
     return tokens <= (kTunedTokens[0] + kTunedTokens[1]) / 2 ? 0 : tokens <= (kTunedTokens[1] + kTunedTokens[2]) / 2 ? 1 : 2;
   }
 
-  /// About three tasks a thread when there are enough rows, so that no thread waits long for another.
-  int rows_per_task(const K& kernel, int blocks, int step, int threads) const {
+  /// Tasks: blocks of `step` tokens by `chunk` rows.
+  struct Cut {
+    int blocks, step, chunk;
+  };
+
+  Cut cut(const K& kernel, int tokens, int threads) const {
+    // Blocks of equal size, as a short last one would waste most of a kernel's lanes; and enough of them that every thread
+    // keeps tokens of its own, unless they are so few that reading all weights would cost more than sharing tokens.
+    int blocks = (tokens + kernel.token_step - 1) / kernel.token_step;
+    if (tokens >= kTokensOfThread * threads) blocks = round_up(blocks, threads);
+    const int step = round_up((tokens + blocks - 1) / blocks, 16);
+    // About three tasks a thread when there are enough rows, so that no thread waits long for another.
     int chunk = kSumsPerTask / step;
     if (threads > 1) chunk = static_cast<int>(std::min<std::int64_t>(chunk, std::int64_t{rows_} * blocks / (3 * threads)));
-    return std::max(round_up(chunk, kernel.row_step), kernel.row_step);
+    return {blocks, step, std::max(round_up(chunk, kernel.row_step), kernel.row_step)};
   }
 
   /// Activations in the kernel's type and order.
@@ -212,20 +219,19 @@ class LinearOf final : public Linear {
       prepare(tried.back(), matrix);
     }
     std::array<const K*, 3> best;
-    const K* many = nullptr;
+    int many = 0;
     for (int i = 2; i >= 0; --i) {
-      double least = 0;
-      double of_many = 0;
-      for (const auto& candidate : tried) {
-        const double time = measure(candidate, kTunedTokens[i]);
-        if (candidate.kernel == many) of_many = time;
-        if (least == 0 || time < least) {
-          least = time;
-          best[i] = candidate.kernel;
-        }
+      // They take turns, so that a moment in which the processor has other work falls on all of them.
+      std::vector<double> least(tried.size(), 1e9);
+      for (int round = 0; round < kRounds; ++round) {
+        const double hopeless = kHopeless * *std::min_element(least.begin(), least.end());
+        for (std::size_t k = 0; k < tried.size(); ++k)
+          if (round < 2 || least[k] <= hopeless) least[k] = std::min(least[k], measure(tried[k], kTunedTokens[i]));
       }
-      if (i == 2) many = best[2];
-      if (i < 2 && of_many < 1.3 * least) best[i] = many;  // a second layout must earn its memory
+      int first = static_cast<int>(std::min_element(least.begin(), least.end()) - least.begin());
+      if (i == 2) many = first;
+      if (least[many] < 1.3 * least[first]) first = many;  // a second layout must earn its memory
+      best[i] = tried[first].kernel;
     }
     tried.clear();
     for (int i = 0; i < 3; ++i) chosen_[i] = use(best[i], matrix);
@@ -256,30 +262,27 @@ class LinearOf final : public Linear {
     }
   }
 
-  /// Seconds for one multiplication, the best of a few, each with cold caches: in a model, the other matrices have pushed
-  /// this one out of the inner caches by the time that it is needed again.
+  /// Seconds for one multiplication by one thread, cut as in `run`, with cold caches: in a model, the other matrices have
+  /// pushed this one out of the inner caches by the time that it is needed again.
   double measure(const Prepared& prepared, int tokens) const {
     const K& kernel = *prepared.kernel;
-    const int step = std::min(tokens, kernel.token_step), width = round_up(columns_, 64);
-    const std::ptrdiff_t sum_stride = round_up(round_up(rows_, kernel.row_step), 16) + 16;
-    Buffer inputs(sizeof(Input) * width * (step + 16)), arranged, sums(sizeof(Sum) * sum_stride * round_up(step, 16));
+    const auto [blocks, step, chunk] = cut(kernel, tokens, 1);
+    const int width = round_up(columns_, 64);
+    const std::ptrdiff_t sum_stride = round_up(chunk, 16) + 16;
+    const std::ptrdiff_t elements = kernel.arrange ? kernel.arranged_size(step, columns_) : std::ptrdiff_t{width} * step;
+    const std::ptrdiff_t size = (elements + 63) / 64 * 64;  // every block is aligned
+    Buffer rows(sizeof(Input) * width * (step + 16)), inputs(sizeof(Input) * size * blocks);
+    Buffer sums(sizeof(Sum) * sum_stride * round_up(step, 16));
     static thread_local Buffer other(kEvict);
-    const Input* from = inputs.as<Input>();
-    if (kernel.arrange) {
-      arranged = Buffer(sizeof(Input) * kernel.arranged_size(step, columns_));
-      from = arranged.as<Input>();
-    }
-    double least = 1e9;
-    for (int i = 0; i < 3; ++i) {
-      std::memset(other.as<char>(), i, kEvict);
-      const auto begin = std::chrono::steady_clock::now();
-      for (int t = 0; t < tokens; t += step) {
-        if (kernel.arrange) kernel.arrange(inputs.as<Input>(), width, step, columns_, arranged.as<Input>());
-        kernel.multiply(prepared.layout, from, width, std::min(step, tokens - t), 0, rows_, sums.as<Sum>(), sum_stride);
-      }
-      least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    }
-    return least;
+    std::memset(other.as<char>(), 1, kEvict);
+    const auto begin = std::chrono::steady_clock::now();
+    for (int b = 0; kernel.arrange && b * step < tokens; ++b)
+      kernel.arrange(rows.as<Input>(), width, step, columns_, inputs.as<Input>() + size * b);
+    for (int row = 0; row < rows_; row += chunk)
+      for (int b = 0; b * step < tokens; ++b)
+        kernel.multiply(prepared.layout, inputs.as<Input>() + size * b, width, std::min(step, tokens - step * b), row,
+                        std::min(rows_, row + chunk), sums.as<Sum>(), sum_stride);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
 
   int rows_, columns_;
