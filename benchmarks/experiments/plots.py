@@ -215,9 +215,8 @@ def worth_table(study: Study, times: Sequence[Times]) -> str:
         disk = [human_bytes(choice.costs[key] or 0) for key in ("encoder", "bytes")]
         quality = [cell(spread, study.seeds) for spread in (*scores, choice.quality)]
         lines.append(row([choice.title, *quality, *ms, *disk, f"`--only {choice.model}`"]))
-    said = (
-        f"Mean over {listed(study.matrix, tasks)} and the seeds that all who were run on all have. "
-    )
+    told = "of the models that were run on all, over the seeds that they share"
+    said = f"Mean over {listed(study.matrix, tasks)}, {told}. "
     said += source(study)
     if times:
         machines = dict.fromkeys(each.processor for each in times)
