@@ -1,10 +1,11 @@
-"""Attention that is fast in training on a CPU under bf16.
+"""Attention that is fast in training on a CPU.
 
-PyTorch's fused attention has a backward pass for CPUs that takes longer in bf16 than the rest of
-the model: 6 layers of width 384 on one core, 16 rows of 128 tokens, 345 of 700 ms; three plain
-products and a softmax take 100 (benchmarks/attention.py compares whole steps, with the head of
-masked language modelling: 1.2 times as fast). Beyond some 300 tokens the scores no longer fit the
-caches, the two are equally fast, and the fused one needs no memory for the scores.
+PyTorch's fused attention knows no dropout on a CPU: with it, it becomes a chain of plain
+operations with more passes than need be. Without, its backward pass takes longer in bf16 than the
+rest of the model: 6 layers of width 384 on one core, 16 rows of 128 tokens, 345 of 700 ms; three
+plain products and a softmax take 100. Beyond some 300 tokens the scores no longer fit the caches,
+the two are equally fast then, and the fused one needs no memory for the scores.
+benchmarks/attention.py compares whole steps.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
+from prunella.training.dropout import dropout as drop
+
 LONG = 256
-"""Tokens beyond which the fused attention is taken."""
+"""Tokens beyond which the fused attention is taken where nothing is dropped."""
 
 _NAME = "prunella_cpu"
 
@@ -32,7 +34,11 @@ def cpu_attention(model: nn.Module, bf16: bool) -> Iterator[None]:
     config: Any = getattr(model, "config", None)
     before = getattr(config, "_attn_implementation", None)
     device = next(model.parameters()).device
-    if not (bf16 and device.type == "cpu" and before == "sdpa" and not torch.cuda.is_available()):
+    on_cpu = device.type == "cpu" and not torch.cuda.is_available()
+    gains = bf16 or any(
+        module.p > 0 for module in model.modules() if isinstance(module, nn.Dropout)
+    )
+    if not (on_cpu and gains and before == "sdpa"):
         yield
         return
     AttentionInterface.register(_NAME, attention)
@@ -67,7 +73,8 @@ def attention(
     Returns:
         [rows, tokens, heads, d], and no probabilities.
     """
-    if query.shape[2] > LONG:
+    dropout = dropout if module.training else 0.0
+    if dropout == 0 and (query.shape[2] > LONG or value.dtype != torch.bfloat16):
         result, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **more
         )
@@ -77,5 +84,5 @@ def attention(
     if attention_mask is not None:
         scores = scores + attention_mask
     probabilities = torch.softmax(scores, dim=-1).to(value.dtype)
-    probabilities = F.dropout(probabilities, dropout, module.training)
+    probabilities = drop(probabilities, dropout)
     return (probabilities @ value).transpose(1, 2).contiguous(), None

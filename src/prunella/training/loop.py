@@ -30,6 +30,7 @@ from prunella.processes import is_main, rank, world_size
 from prunella.settings import TrainingSettings
 from prunella.together import join, share
 from prunella.training.attention import cpu_attention
+from prunella.training.dropout import cpu_dropout
 from prunella.training.progress import Progress
 from prunella.validation import suggestion
 
@@ -137,7 +138,11 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
     trainer.start = _step_of(state) if state else 0
     _cut_log(plan.log, plan.label, trainer.start)
     try:
-        with warnings.catch_warnings(), cpu_attention(model, uses_bf16(settings.precision)):
+        with (
+            warnings.catch_warnings(),
+            cpu_attention(model, uses_bf16(settings.precision)),
+            cpu_dropout(model),
+        ):
             # DDP's search for unused parameters costs little and some heads do go unused.
             warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
             trainer.train(resume_from_checkpoint=str(state) if state else None)
