@@ -172,3 +172,19 @@ def test_a_diverged_weight_stops_the_run() -> None:
     pruning = by_magnitude(masks, PruningSchedule(0, 0.5, 0, 1, 9, 10, 1))
     with pytest.raises(FloatingPointError, match="diverged"):
         pruning(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "window", "apart"),
+    [
+        ({"score": "snip"}, 64, 64),
+        ({"score": "obert", "update_every": 20}, 64, 20),
+        ({"score": "movement"}, 64, 1),  # learns from all steps
+        ({"score": "magnitude"}, 1, 1),
+    ],
+)
+def test_a_score_that_sees_a_window_has_it_before_the_ends(
+    given: dict[str, Any], window: int, apart: int
+) -> None:
+    settings = PruningSettings(growth_end=0.5, freeze=0.6, **given)
+    assert resolve_schedule(settings, 2_105, 0.0, window).apart == apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -60,6 +61,27 @@ def test_masks_move_at_both_ends_and_never_after_the_freeze(schedule: PruningSch
         assert schedule.growth_end in updates
     if schedule.start < schedule.freeze:
         assert updates[-1] == schedule.freeze
+
+
+@given(schedules(), st.integers(0, 40))
+def test_choices_keep_apart(schedule: PruningSchedule, apart: int) -> None:
+    schedule = replace(schedule, apart=min(apart, schedule.every))
+    updates = [step for step in range(schedule.total + 1) if schedule.updates_at(step)]
+    assert all(b - a >= schedule.apart for a, b in pairwise(updates))
+    if schedule.start < schedule.freeze:
+        assert updates[-1] == schedule.freeze
+    for step in range(schedule.total + 2):
+        coming = next((update for update in updates if update >= step), None)
+        assert schedule.next_update(step) == coming
+
+
+def test_a_choice_near_an_end_is_left_to_it() -> None:
+    """SST-2 in one pass: growth ends at 1,052, and the masks freeze three steps off an interval."""
+    schedule = PruningSchedule(0, 0.9, 0, 1_052, 1_263, 2_105, 210, apart=64)
+    updates = [step for step in range(2_106) if schedule.updates_at(step)]
+    assert updates == [210, 420, 630, 840, 1_052, 1_263]
+    near = replace(schedule, growth_end=1_250)
+    assert [step for step in range(1_000, 2_106) if near.updates_at(step)] == [1_050, 1_263]
 
 
 @pytest.mark.parametrize(

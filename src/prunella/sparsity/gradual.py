@@ -40,7 +40,7 @@ def resolve_schedule(
         settings: Shares of the run or steps, as the user gave them.
         steps: Optimiser steps of the whole run.
         current: The sparsity that the model has before the run.
-        window: Steps that the score must see before a choice in one shot.
+        window: Steps that the score sees before a choice.
 
     Raises:
         InputError: If a window ends after training does, windows are out of order, or the model
@@ -71,7 +71,8 @@ def resolve_schedule(
         round(value * steps) if value <= 1 else round(value)
         for value in (settings.start, settings.growth_end, settings.freeze)
     )
-    every = settings.update_every or criterion_kind(settings.score).update_every
+    kind = criterion_kind(settings.score)
+    every = settings.update_every or kind.update_every
     interval = max(1, round(every * steps) if every < 1 else round(every))
     growth_end = max(growth_end, 1)
     if max(growth_end, freeze) > steps:
@@ -84,7 +85,10 @@ def resolve_schedule(
             f"the pruning windows are out of order: start {start}, growth_end {growth_end}, freeze "
             f"{freeze} (steps); they must rise in this order"
         )
-    return PruningSchedule(initial, settings.sparsity, start, growth_end, freeze, steps, interval)
+    apart = min(window, interval) if kind.window else 1
+    return PruningSchedule(
+        initial, settings.sparsity, start, growth_end, freeze, steps, interval, apart=apart
+    )
 
 
 def make_pruning(

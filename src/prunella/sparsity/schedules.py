@@ -14,7 +14,9 @@ class PruningSchedule:
 
     Sparsity grows cubically over [start, growth_end]; until `freeze` the masks may still move at
     the final sparsity; from `freeze` to `total` they are fixed. Masks change every `every` steps.
-    For the first `still` steps the learning rate is 0, while a score gathers what it needs.
+    For the first `still` steps the learning rate is 0, while a score gathers what it needs. No
+    choice comes nearer than `apart` steps to that at growth_end or freeze, or a score that sees a
+    window would choose masks, the final ones perhaps, by the few steps between the two.
     """
 
     initial: float
@@ -25,6 +27,7 @@ class PruningSchedule:
     total: int
     every: int
     still: int = 0
+    apart: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.growth_end <= self.freeze <= self.total:
@@ -51,13 +54,15 @@ class PruningSchedule:
     def updates_at(self, step: int) -> bool:
         """Whether the masks are chosen anew after optimiser step `step` (counted from 1).
 
-        The ends of both windows always count, whatever the interval, so that the final sparsity
-        is reached exactly.
+        The ends of both windows count whatever the interval, so that the final sparsity is reached
+        exactly.
         """
         if not self.start < step <= self.freeze:
             return False
+        if step in self._ends:
+            return True
         on_interval = (step - self.start) % self.every == 0
-        return on_interval or step in (self.growth_end, self.freeze)
+        return on_interval and all(abs(end - step) >= self.apart for end in self._ends)
 
     def next_update(self, step: int) -> int | None:
         """The next step from `step` on after which masks are chosen; None if there is none."""
@@ -65,8 +70,15 @@ class PruningSchedule:
         if step > self.freeze:
             return None
         on_interval = self.start + -(-(step - self.start) // self.every) * self.every
-        ends = [end for end in (self.growth_end, self.freeze) if end >= step]
-        return min([on_interval, *ends])
+        while on_interval < self.freeze and not self.updates_at(on_interval):
+            on_interval += self.every
+        return min([on_interval, *(end for end in self._ends if end >= step)])
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        """Of growth, unless the other is near, and of all choices."""
+        near = 0 < self.freeze - self.growth_end < self.apart
+        return (self.freeze,) if near else (self.growth_end, self.freeze)
 
     def last_rewind(self, step: int) -> int:
         """The last step up to `step` at which the learning rate's decay was reset."""
