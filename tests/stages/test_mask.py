@@ -360,6 +360,21 @@ def test_a_mask_may_leave_layers_whole_and_is_told_from_its_checkpoint(
     assert [n["name"] for n in found["networks"]] == ["smp", "smp/task.mask", "partly"]
     whole, alone, _ = found["networks"]
     assert whole["density"] == alone["density"] == pytest.approx(0.3, abs=2e-3)
+    # By itself too: the layer that it leaves whole counts, as it does in the checkpoint.
+    both = [str(partly.out / "task.mask"), str(partly.out)]
+    alone, applied = study(s.StudySettings(models=(*both,), spectra=False)).to_json()["networks"]
+    assert alone["density"] == applied["density"] == pytest.approx(0.65, abs=2e-3)
+    assert alone["weights"] == applied["weights"]
+    single = study(s.StudySettings(models=(both[0],), spectra=False)).to_json()["networks"][0]
+    assert single["density"] == alone["density"]
+
+
+def test_a_mask_of_no_layer_is_not_studied(place: Place, tiny_checkpoint: Make) -> None:
+    model = tiny_checkpoint("bert", "base")
+    result = mask(settings(place, model, "pooler", kept=0.3, steps=1, roles=("pooler",)))
+    file = str(result.out / "task.mask")
+    with pytest.raises(InputError, match=r"task.mask: masks no matrix of a layer"):
+        study(s.StudySettings(models=(file,), spectra=False))
 
 
 def test_a_mask_leaves_whole_what_it_does_not_name(made: Callable[[str], Any]) -> None:

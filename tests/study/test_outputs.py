@@ -18,7 +18,7 @@ from prunella.checkpoint import open_checkpoint
 from prunella.cli import main
 from prunella.errors import InputError
 from prunella.models import load_tokenizer
-from prunella.study.outputs import Likeness, Outputs, linear_cka
+from prunella.study.outputs import Likeness, Outputs, Products
 from prunella.study.records import reads_pairs
 from prunella.study.run import study
 from prunella.tasks.classification import Classification
@@ -35,6 +35,15 @@ def texts(tmp_path: Path) -> str:
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(TEXTS))
     return str(path)
+
+
+def linear_cka(x: torch.Tensor, y: torch.Tensor, batch: int = 16) -> float:
+    """Of one layer each, centred or not, in batches."""
+    products = Products()
+    for part in range(0, len(x), batch):
+        products.add({3: [x[part : part + batch]], 5: [y[part : part + batch]]})
+    (found,) = products.cka(3, 5)
+    return found
 
 
 def test_cka_by_the_definition_with_kernels() -> None:
@@ -55,6 +64,14 @@ def test_cka_ignores_rotation_and_scale_alone() -> None:
     assert linear_cka(x, 3 * x @ turn) == pytest.approx(1)
     assert linear_cka(x, x @ torch.diag(torch.arange(8.0).double() + 0.1)) < 0.9
     assert linear_cka(x, torch.zeros(50, 2).double()) == 0
+
+
+def test_cka_of_uncentred_outputs() -> None:
+    torch.manual_seed(2)
+    x, y = torch.randn(50, 8).double(), torch.randn(50, 5).double()
+    shifted = linear_cka(x + 100, y - torch.arange(5.0), batch=7)
+    assert shifted == pytest.approx(linear_cka(x, y, batch=50))
+    assert linear_cka(x, torch.full((50, 3), 0.1).double()) == 0
 
 
 @pytest.fixture

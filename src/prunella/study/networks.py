@@ -194,6 +194,8 @@ def _of_mask(mask: MaskFile, name: str) -> Network:
     """What a mask removes of its backbone; what the backbone itself lacks it does not know."""
     masked = {n: mask.info(n).shape for n in mask.masked}
     tensors = _placed(masked, mask.path)
+    if all(place.layer is None for place in tensors):
+        raise InputError(f"{mask.path}: masks no matrix of a layer, so there is nothing to study")
 
     def read(place: Place) -> np.ndarray:
         return mask.kept(tensors[place])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations, combinations_with_replacement, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,19 +85,62 @@ class Outputs:
         return found
 
 
-@dataclass(frozen=True)
-class _Computed:
-    """One sub-network on the text.
+class Products:
+    """What linear CKA needs of the outputs of several models, added up batch by batch.
 
-    Attributes:
-        layers: Centred outputs, [tokens, width] each.
-        labels: What its answers mean; None of numbers.
-        answers: [texts] labels or numbers, or [texts, labels] of yes and no; None if unasked.
+    So the tokens need no memory: width^2 float64 a layer, for each model and for every two.
     """
 
-    layers: list[Tensor]
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._sums: dict[tuple[int, int], Tensor] = {}
+        self._products: dict[tuple[int, int, int], Tensor] = {}
+
+    def add(self, outputs: Mapping[int, Sequence[Tensor]]) -> None:
+        """Adds a batch: for each model its layers' outputs, [tokens, width] each."""
+        doubled = {number: [layer.double() for layer in found] for number, found in outputs.items()}
+        self._tokens += len(next(iter(doubled.values()))[0])
+        for number, layers in doubled.items():
+            for depth, x in enumerate(layers):
+                _add(self._sums, (number, depth), x.sum(0))
+        for i, j in combinations_with_replacement(doubled, 2):
+            for depth, (x, y) in enumerate(zip(doubled[i], doubled[j], strict=True)):
+                _add(self._products, (i, j, depth), x.T @ y)
+
+    def cka(self, i: int, j: int) -> list[float]:
+        """Linear CKA of every layer of two models, added in this order."""
+        depths = sum(1 for number, _ in self._sums if number == i)
+        return [self._cka(i, j, depth) for depth in range(depths)]
+
+    def _cka(self, i: int, j: int, depth: int) -> float:
+        own = self._centred(i, i, depth).norm() * self._centred(j, j, depth).norm()
+        shared = self._centred(i, j, depth).square().sum()
+        return float(shared / own) if own > 0 else 0.0
+
+    def _centred(self, i: int, j: int, depth: int) -> Tensor:
+        import torch
+
+        whole = self._products[i, j, depth]
+        centred = whole - self._sums[i, depth].outer(self._sums[j, depth]) / self._tokens
+        # Of outputs that never vary the difference leaves rounding errors alone.
+        return centred if centred.norm() > 1e-12 * whole.norm() else torch.zeros_like(centred)
+
+
+def _add(totals: dict[Any, Tensor], key: Any, value: Tensor) -> None:
+    totals[key] = totals[key] + value if key in totals else value
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Of one sub-network.
+
+    Attributes:
+        labels: What they mean; None of numbers.
+        values: [texts] labels or numbers, or [texts, labels] of yes and no.
+    """
+
     labels: tuple[str, ...] | None
-    answers: np.ndarray | None
+    values: np.ndarray
 
 
 def outputs(paths: Sequence[Path], file: str, count: int) -> Outputs:
@@ -150,23 +193,15 @@ def outputs(paths: Sequence[Path], file: str, count: int) -> Outputs:
         raise InputError(f"{file}: the tokenizer makes no tokens of its texts; give other ones")
     found = {number: _unasked(checkpoint) for number, checkpoint in checkpoints.items()}
     unasked = {number: reason for number, reason in found.items() if reason}
-    computed = {
-        number: _compute(checkpoint, batches, asked=number not in unasked)
-        for number, checkpoint in checkpoints.items()
-    }
+    products, answers = _compute(checkpoints, batches, unasked)
     records = {number: checkpoint.provenance or {} for number, checkpoint in checkpoints.items()}
     pairs = [
-        _likeness((i, j), computed[i], computed[j], same_task(records[i], records[j]))
-        for i, j in combinations(computed, 2)
+        Likeness(i, j, products.cka(i, j), *_agreement(answers.get(i), answers.get(j)))
+        if same_task(records[i], records[j])
+        else Likeness(i, j, products.cka(i, j), None, None)
+        for i, j in combinations(checkpoints, 2)
     ]
     return Outputs(len(texts), tokens, pairs, unasked)
-
-
-def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear CKA of centred features, [samples, width] each; the widths may differ."""
-    shared = (y.T @ x).square().sum()
-    own = (x.T @ x).norm() * (y.T @ y).norm()
-    return float(shared / own) if own > 0 else 0.0
 
 
 def _texts(file: str, count: int) -> list[str]:
@@ -211,50 +246,60 @@ def _unasked(checkpoint: Checkpoint) -> str | None:
     return None if pairs is False else "no record says that the task reads single texts"
 
 
-def _compute(checkpoint: Checkpoint, batches: Sequence[Any], *, asked: bool) -> _Computed:
+def _compute(
+    checkpoints: Mapping[int, Checkpoint], batches: Sequence[Any], unasked: Container[int]
+) -> tuple[Products, dict[int, _Answers]]:
+    """All models read a batch before the next one is read."""
     import torch
 
     from prunella.models import load_encoder, load_finished, takes_token_types, task_head
 
-    classifies = task_head(checkpoint) == "SequenceClassification"
-    model: Any = load_finished(checkpoint) if classifies else load_encoder(checkpoint).eval()
-    layers: list[list[Tensor]] = []
-    logits: list[Tensor] = []
+    classifies = {n for n, c in checkpoints.items() if task_head(c) == "SequenceClassification"}
+    models: dict[int, Any] = {
+        number: load_finished(checkpoint) if number in classifies else load_encoder(checkpoint)
+        for number, checkpoint in checkpoints.items()
+    }
+    products = Products()
+    logits: dict[int, list[Tensor]] = {
+        n: [] for n in models if n in classifies and n not in unasked
+    }
     with torch.inference_mode():
         for batch in batches:
-            given = dict(batch)
             # It marks padding as well.
-            real = given.pop("special_tokens_mask") == 0
-            if not takes_token_types(model.config):
-                given.pop("token_type_ids", None)
-            found = model(**given, output_hidden_states=True)
-            for depth, hidden in enumerate(found.hidden_states):
-                if depth == len(layers):
-                    layers.append([])
-                layers[depth].append(hidden[real])
-            if classifies:
-                logits.append(found.logits)
-    centred = [(x := torch.cat(parts).double()) - x.mean(0) for parts in layers]
-    if not classifies or not asked:
-        return _Computed(centred, None, None)
-    scores = torch.cat(logits)
-    names = tuple(str(model.config.id2label[i]) for i in range(scores.shape[1]))
-    if model.config.problem_type == "multi_label_classification":
-        return _Computed(centred, names, (scores.sigmoid() >= 0.5).numpy())
+            real = batch["special_tokens_mask"] == 0
+            layers: dict[int, list[Tensor]] = {}
+            for number, model in models.items():
+                left_out = {"special_tokens_mask"}
+                if not takes_token_types(model.config):
+                    left_out.add("token_type_ids")
+                given = {name: value for name, value in batch.items() if name not in left_out}
+                found = model.eval()(**given, output_hidden_states=True)
+                layers[number] = [hidden[real] for hidden in found.hidden_states]
+                if number in logits:
+                    logits[number].append(found.logits)
+            products.add(layers)
+    answers = {n: _answers(models[n].config, torch.cat(parts)) for n, parts in logits.items()}
+    return products, answers
+
+
+def _answers(config: Any, scores: Tensor) -> _Answers:
+    names = tuple(str(config.id2label[i]) for i in range(scores.shape[1]))
+    if config.problem_type == "multi_label_classification":
+        return _Answers(names, (scores.sigmoid() >= 0.5).numpy())
     if scores.shape[1] == 1:
-        return _Computed(centred, None, scores[:, 0].double().numpy())
-    return _Computed(centred, names, scores.argmax(1).numpy())
+        return _Answers(None, scores[:, 0].double().numpy())
+    return _Answers(names, scores.argmax(1).numpy())
 
 
-def _likeness(pair: tuple[int, int], a: _Computed, b: _Computed, one_task: bool) -> Likeness:
+def _agreement(a: _Answers | None, b: _Answers | None) -> tuple[float | None, float | None]:
+    """Share of same answers, or correlation of numbers, of two models of one task."""
     import numpy as np
 
-    cka = [linear_cka(x, y) for x, y in zip(a.layers, b.layers, strict=True)]
-    same = r = None
-    if one_task and a.answers is not None and b.answers is not None and a.labels == b.labels:
-        if a.labels is not None:
-            texts = len(a.answers)
-            same = float((a.answers == b.answers).reshape(texts, -1).all(axis=1).mean())
-        elif len(a.answers) > 1 and a.answers.std() > 0 and b.answers.std() > 0:
-            r = float(np.corrcoef(a.answers, b.answers)[0, 1])
-    return Likeness(*pair, cka, same, r)
+    if a is None or b is None or a.labels != b.labels:
+        return None, None
+    if a.labels is not None:
+        same = (a.values == b.values).reshape(len(a.values), -1).all(axis=1)
+        return float(same.mean()), None
+    if len(a.values) > 1 and a.values.std() > 0 and b.values.std() > 0:
+        return None, float(np.corrcoef(a.values, b.values)[0, 1])
+    return None, None

@@ -16,7 +16,7 @@ from prunella.report.terminal import table
 from prunella.settings import StudySettings
 from prunella.study.clustering import Clusters, cluster
 from prunella.study.figures import Figures, Matrix, count
-from prunella.study.networks import Network, open_networks
+from prunella.study.networks import Network, Place, open_networks
 from prunella.study.outputs import Outputs, outputs
 from prunella.study.records import labels_of
 
@@ -45,10 +45,28 @@ class Study:
         """(weights, kept weights) of the matrices of a sub-network's layers.
 
         A pooler is left out: it is the task's where the backbone has none, and not in its mask.
+        A matrix that a mask does not name is whole, and as large as its like in another layer or
+        sub-network; where no matrix of its kind is named at all, it is left out.
         """
-        matrices = self.figures.matrices[number].items()
-        found = [matrix for place, matrix in matrices if place.layer is not None]
-        return sum(m.size for m in found), sum(m.kept for m in found)
+        network = self.networks[number]
+        stack = {p: m for p, m in self.figures.matrices[number].items() if p.layer is not None}
+        size, kept = sum(m.size for m in stack.values()), sum(m.kept for m in stack.values())
+        if network.names_pruned:
+            alike = {
+                place.component: matrix.size
+                for matrices in self.figures.matrices
+                for place, matrix in matrices.items()
+                if place.layer is not None
+            }
+            layers = range(network.layers)
+            whole = sum(
+                alike[component]
+                for layer in layers
+                for component in alike
+                if Place(layer, component) not in stack
+            )
+            size, kept = size + whole, kept + whole
+        return size, kept
 
     def connected(self, number: int) -> tuple[Any, ...]:
         """Density, effective density and counts over all layers; None where they are unknown."""
