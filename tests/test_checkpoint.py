@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from prunella.checkpoint import (
     open_checkpoint,
     provenance,
     publish,
+    rename_old,
     write_json,
 )
 from prunella.errors import InputError
@@ -159,6 +161,59 @@ def test_sharded_weights(tmp_path: Path) -> None:
     for read in (lambda c: c.tensors, lambda c: c.weights_hash):
         with pytest.raises(InputError, match=r"two\.safetensors: no such file"):
             read(open_checkpoint(folder))
+
+
+NAMES = {
+    f"{where}LayerNorm.{old}": f"{where}LayerNorm.{new}"
+    for old, new in (("gamma", "weight"), ("beta", "bias"))
+    for where in ("", "embeddings.", "cls.predictions.transform.", "bert.encoder.layer.11.output.")
+}
+
+
+def test_old_names_are_read_as_those_of_today(tmp_path: Path) -> None:
+    """And both spellings of a model have the hash that the new one always had."""
+    others = ["embeddings.gamma", "gamma.weight", "a", "z"]
+    values = {name: torch.rand(3) for name in (*NAMES, *others)}
+    values["position_ids"] = torch.arange(4)
+    old = write(tmp_path / "old", values)
+    new = write(tmp_path / "new", {NAMES.get(name, name): x for name, x in values.items()})
+    arrays = {name: array for name, _, array in old.arrays()}
+    assert arrays.keys() == {NAMES.get(name, name) for name in values}
+    for name, tensor in values.items():
+        assert np.array_equal(arrays[NAMES.get(name, name)], tensor.numpy())
+    raw = (new.path / "config.json").read_bytes() + (new.path / WEIGHTS).read_bytes()
+    assert old.weights_hash == new.weights_hash == hashlib.sha256(raw).hexdigest()
+    rename_old(old.path)
+    assert (old.path / WEIGHTS).read_bytes() == (new.path / WEIGHTS).read_bytes()
+    assert sorted(file.name for file in old.path.iterdir()) == ["config.json", WEIGHTS]
+    before = (new.path / WEIGHTS).stat()
+    rename_old(new.path)
+    assert (new.path / WEIGHTS).stat() == before
+
+
+def test_old_names_in_shards(tmp_path: Path) -> None:
+    folders = {"old": list(NAMES), "new": list(NAMES.values())}
+    for folder, names in folders.items():
+        made = write(tmp_path / folder, {"a": torch.ones(2)})
+        parts = [f"{number}.safetensors" for number in range(len(names))]
+        for number, name in enumerate(names):
+            save_file({name: torch.full((2,), float(number))}, made.path / parts[number])
+        index = {"weight_map": dict(zip(names, parts, strict=True))}
+        write_json(made.path / "model.safetensors.index.json", index)
+    old, new = (open_checkpoint(tmp_path / folder) for folder in folders)
+    assert [t.name for t in old.tensors] == [t.name for t in new.tensors]
+    assert old.weights_hash == new.weights_hash
+    rename_old(old.path)
+    for file in new.path.iterdir():
+        assert (old.path / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_tensor_under_both_names_is_refused(tmp_path: Path) -> None:
+    both = {"LayerNorm.gamma": torch.ones(2), "LayerNorm.weight": torch.ones(2)}
+    found = write(tmp_path / "m", both)
+    for read in (lambda c: c.tensors, lambda c: c.weights_hash):
+        with pytest.raises(InputError, match=r"LayerNorm\.weight .* old name"):
+            read(found)
 
 
 @pytest.mark.parametrize(

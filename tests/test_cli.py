@@ -383,7 +383,7 @@ MODELS: dict[str, Case] = {
     ),
     "cut weights": (
         lambda b: b.prune(model=damaged(b, "model.safetensors", bytes(30))),
-        ("damaged: transformers cannot load it", "header"),
+        ("model.safetensors: damaged safetensors file", "copy it again"),
     ),
     "broken configuration": (
         lambda b: b.prune(model=damaged(b, "config.json", "{")),

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,8 @@ _DTYPES |= {"I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "B
 # numpy has no such types: their bits, and which of these are all 0 in 0.0 and -0.0.
 _DTYPES |= {"BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
 _VALUE_BITS = {"BF16": 0x7FFF, "F8_E4M3": 0x7F, "F8_E5M2": 0x7F}
+# What LayerNorms were called in TensorFlow, and still are in bert-base-uncased and other files.
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # Above this a header lies: no tensor has so many dimensions or items.
 _MOST_DIMENSIONS, _MOST_ITEMS = 32, 1 << 48
 _PACKAGES = ("prunella", "torch", "transformers", "accelerate", "torchao", "tokenizers", "numpy")
@@ -87,12 +89,14 @@ class Checkpoint:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 of the configuration and the weights: what a child names as its parent."""
+        """SHA-256 of the configuration and the weights: what a child names as its parent.
+
+        Old names count as those of today, so that both spellings of a model are one.
+        """
         digest = hashlib.sha256((self.path / "config.json").read_bytes())
         for file in self.weight_files:
-            with file.open("rb") as stream:
-                while piece := stream.read(1 << 22):
-                    digest.update(piece)
+            for piece in _with_names_of_today(file):
+                digest.update(piece)
         return digest.hexdigest()
 
     @cached_property
@@ -127,12 +131,12 @@ class Checkpoint:
 
     def arrays(self) -> Iterator[tuple[str, str, np.ndarray]]:
         """Yields (name, dtype label, raw array) of every tensor, memory-mapped, sorted by name
-        within each file.
+        within each file. Old names come as those of today.
 
         bf16 and float8 come as unsigned integers of their width.
         """
         for file in self.weight_files:
-            header, start = _safetensors_header(file)
+            header, start, _ = _safetensors_header(file)
             raw = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
             for name in sorted(header):
                 if name == "__metadata__":
@@ -225,6 +229,27 @@ def provenance(
         "command": sys.argv[0:1] and [Path(sys.argv[0]).name, *sys.argv[1:]],
         **more,
     }
+
+
+def rename_old(folder: Path) -> None:
+    """Gives the tensors of a folder the names of today, in its files.
+
+    transformers loads old names, and saves a model under those that it has read.
+    """
+    for file in Checkpoint(folder).weight_files:
+        if not _safetensors_header(file).renamed:
+            continue
+        draft = file.with_name(file.name + ".tmp")
+        with draft.open("wb") as stream:
+            for piece in _with_names_of_today(file):
+                stream.write(piece)
+        os.replace(draft, file)
+    index = folder / _INDEX
+    if index.exists():
+        listed = _read_json(index)
+        names = {_name_of_today(name): file for name, file in listed["weight_map"].items()}
+        if names.keys() != listed["weight_map"].keys():
+            write_json(index, {**listed, "weight_map": names})
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -329,7 +354,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
+class _Header(NamedTuple):
+    """The header of a safetensors file, its tensors under the names of today.
+
+    `start` is where the data begin, `renamed` whether the file itself has an old name.
+    """
+
+    entries: dict[str, Any]
+    start: int
+    renamed: bool
+
+
+def _safetensors_header(file: Path) -> _Header:
     try:
         with file.open("rb") as stream:
             size = file.stat().st_size
@@ -340,6 +376,12 @@ def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
         for name, entry in header.items():
             if name != "__metadata__":
                 _check_entry(name, entry, size - 8 - length)
+        entries: dict[str, Any] = {}
+        for name, entry in header.items():
+            today = _name_of_today(name)
+            if today in entries:
+                raise ValueError(f"it holds {today} under an old name as well")
+            entries[today] = entry
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
     except (
@@ -351,7 +393,32 @@ def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
         RecursionError,
     ) as error:
         raise InputError(f"{file}: damaged safetensors file ({error}); copy it again") from None
-    return header, 8 + length
+    return _Header(entries, 8 + length, entries.keys() != header.keys())
+
+
+def _name_of_today(name: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _with_names_of_today(file: Path) -> Iterator[bytes]:
+    """The bytes of a safetensors file; if it has old names, as it would be with those of today.
+
+    The order of its tensors, and so their place, is the same under either: beta comes before gamma
+    as bias does before weight.
+    """
+    entries, start, renamed = _safetensors_header(file)
+    with file.open("rb") as stream:
+        if renamed:  # the header as safetensors writes it, filled up to a multiple of 8
+            text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+            header = text.encode("utf-8", "surrogatepass")
+            header += b" " * (-len(header) % 8)
+            yield struct.pack("<Q", len(header)) + header
+            stream.seek(start)
+        while piece := stream.read(1 << 22):
+            yield piece
 
 
 def _check_entry(name: str, entry: dict[str, Any], room: int) -> None:

@@ -20,6 +20,7 @@ from prunella.checkpoint import (
     open_checkpoint,
     provenance,
     refuse_own_inputs,
+    rename_old,
     write_json,
 )
 from prunella.errors import InputError, failed_to_write
@@ -124,6 +125,7 @@ def _save(
     draft = workspace.draft
     try:
         outcome.model.save_pretrained(draft)
+        rename_old(draft)
         outcome.tokenizer.save_pretrained(draft)
         if outcome.save:
             outcome.save(draft)
