@@ -9,7 +9,7 @@ from typing import Any
 from prunella.checkpoint import TensorInfo, open_checkpoint
 from prunella.errors import InputError
 from prunella.packed.backbone import DIFFERENCE, is_difference
-from prunella.packed.mask_file import is_mask
+from prunella.packed.mask_file import is_mask, open_mask
 from prunella.packed.read import open_packed
 from prunella.packed.sizes import Measure, Sizes, sizes
 from prunella.settings import InspectSettings
@@ -46,7 +46,8 @@ class Inspection:
 
     encoder: the matrices that pruning is about; model: everything, in a packed file with
     tokenizer and configuration. kind: "mask" or "difference" of a file that is no whole model, and
-    backbone the hash of the checkpoint that it builds on. sha256: that hash of a checkpoint.
+    backbone the hash of the checkpoint that it builds on. sha256: that hash of a checkpoint. Of a
+    mask the non-zeros are the weights that it keeps, whichever of them the file marks.
     """
 
     path: str
@@ -122,7 +123,11 @@ def _totals(tensors: list[TensorInfo]) -> Totals:
 def _inspect_packed(path: Path) -> Inspection:
     packed = open_packed(path)
     not_whole = is_mask(packed) or is_difference(packed)
-    measured = sizes(packed)
+    kept: dict[str, int] | None = None
+    if is_mask(packed):  # whose marks may be the removed weights
+        mask = open_mask(path)
+        kept = {name: mask.kept_count(name) for name in mask.masked}
+    measured = sizes(packed, kept)
     rows = tuple(
         Row(i.name, i.role, tuple(i.shape), i.dtype, m.sparsity, m.coded + m.scales)
         for i, m in measured.tensors

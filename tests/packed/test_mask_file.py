@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from packed import forge
 
 from prunella.errors import InputError
+from prunella.inspection import inspect
 from prunella.mask_application import entropy_bytes
 from prunella.packed.backbone import Backbone
 from prunella.packed.mask_file import MaskFile, open_mask, write_mask
+from prunella.settings import InspectSettings
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 OUTPUT = "bert.encoder.layer.0.output.dense.weight"
@@ -45,6 +47,22 @@ def test_masks_come_back(tmp_path: Path, share: float) -> None:
     assert file.own == ("classifier.weight",)
     assert file.packed.tensor("classifier.weight").tolist() == [[0, 1, 2], [3, 4, 5]]
     assert file.packed.metadata["task"] == {"kind": "regression"}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_inspect_tells_what_is_kept(tmp_path: Path, share: float) -> None:
+    """Whether the kept weights are marked or, where these are more, the removed ones."""
+    masks = {QUERY: mask(share), OUTPUT: mask(1 - share, (50, 40), 1)}
+    made(tmp_path / "a.mask", masks)
+    found = inspect(InspectSettings(model=str(tmp_path / "a.mask")))
+    shown = {row.name: row.sparsity for row in found.rows}
+    kept = {name: int(wanted.sum()) for name, wanted in masks.items()}
+    assert all(shown[name] == pytest.approx(1 - kept[name] / 2000) for name in masks)
+    assert (found.encoder.weights, found.encoder.nonzeros) == (4000, sum(kept.values()))
+    assert found.model.nonzeros == sum(kept.values()) + 5  # of the head, which has one zero
+    document = found.to_json()
+    assert document["encoder"]["sparsity"] == pytest.approx(1 - sum(kept.values()) / 4000)
+    assert document["packed"]["encoder"]["nonzeros"] == sum(kept.values())
 
 
 @given(

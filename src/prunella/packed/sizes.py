@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import inf, log2
 from typing import Any
@@ -137,10 +137,19 @@ class Sizes:
         }
 
 
-def sizes(packed: PackedFile) -> Sizes:
-    """Measures a packed file; decodes all of its elements for the entropy."""
+def sizes(packed: PackedFile, nonzeros: Mapping[str, int] | None = None) -> Sizes:
+    """Measures a packed file; decodes all of its elements for the entropy.
+
+    Args:
+        packed: The file.
+        nonzeros: Of tensors whose own non-zeros stand for something else, such as the removed
+            weights of a mask: how many are to be counted.
+    """
+    counts = {} if nonzeros is None else nonzeros
     infos = [packed.info(name) for name in packed.names]
-    tensors = tuple((info, _measure(packed, info)) for info in infos)
+    tensors = tuple(
+        (info, _measure(packed, info, counts.get(info.name, info.nonzeros))) for info in infos
+    )
     files = {name: section.length for name, section in packed.header.files.items()}
     parts = sum(section.length for _, section in packed.header.sections())
     rest = Measure(other=packed.size - parts + sum(files.values()))
@@ -170,7 +179,7 @@ def entropy(counts: np.ndarray) -> float:
     return total * log2(total) - float((counts * np.log2(counts)).sum()) if total else 0.0
 
 
-def _measure(packed: PackedFile, info: TensorInfo) -> Measure:
+def _measure(packed: PackedFile, info: TensorInfo, nonzeros: int) -> Measure:
     values = packed.values(info.name)
     bits = _entropy_of_bytes(values)
     sparse = info.encoding == "sparse"
@@ -179,12 +188,12 @@ def _measure(packed: PackedFile, info: TensorInfo) -> Measure:
     matrix = len(info.shape) > 1
     return Measure(
         weights=info.elements,
-        nonzeros=info.nonzeros,
+        nonzeros=nonzeros,
         mask=info.mask_bytes,
         values=info.values_bytes if sparse else 0,
         dense=0 if sparse else info.values_bytes,
         scales=info.scale_bytes,
-        payload=info.nonzeros * info.itemsize,
+        payload=nonzeros * info.itemsize,
         bound=bits / 8,
         fp32=4 * info.elements,
         int8=info.elements + 4 * info.shape[0] if matrix else 4 * info.elements,
