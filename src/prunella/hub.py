@@ -14,9 +14,8 @@ def fetch(model: str) -> Checkpoint:
     Raises:
         InputError: If there is neither such a folder nor such a model on the Hub.
     """
-    path = Path(model)
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        return open_checkpoint(path.expanduser())
+    if is_path(model):
+        return open_checkpoint(Path(model).expanduser())
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -28,3 +27,8 @@ def fetch(model: str) -> Checkpoint:
             f"{model}: no such folder, and the Hub did not give a model of that name "
             f"({first_line(error)})"
         ) from None
+
+
+def is_path(model: str) -> bool:
+    """Whether a model is named by its place on this machine; it need not be there."""
+    return Path(model).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1

@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prunella.checkpoint import TensorInfo, open_checkpoint
+from prunella.checkpoint import Checkpoint, TensorInfo
 from prunella.errors import InputError
+from prunella.hub import fetch, is_path
 from prunella.packed.backbone import DIFFERENCE, is_difference
 from prunella.packed.mask_file import is_mask, open_mask
 from prunella.packed.read import open_packed
 from prunella.packed.sizes import Measure, Sizes, sizes
 from prunella.settings import InspectSettings
+
+_FILES = (".prn", ".mask")  # no model of the Hub is called so
 
 
 @dataclass(frozen=True)
@@ -84,24 +87,25 @@ class Inspection:
 
 
 def inspect(settings: InspectSettings) -> Inspection:
-    """Lists what a checkpoint folder or a packed file holds.
+    """Lists what a checkpoint or a packed file holds.
 
     Raises:
         InputError: If it is neither, or is damaged.
     """
     path = Path(settings.model)
-    if not path.exists():
+    if not path.exists() and (is_path(settings.model) or path.suffix in _FILES):
         raise InputError(f"{path}: no such file or folder")
-    return _inspect_folder(path) if path.is_dir() else _inspect_packed(path)
+    if path.exists() and not path.is_dir():
+        return _inspect_packed(path)
+    return _inspect_checkpoint(fetch(settings.model), settings.model)
 
 
-def _inspect_folder(path: Path) -> Inspection:
-    checkpoint = open_checkpoint(path)
+def _inspect_checkpoint(checkpoint: Checkpoint, name: str) -> Inspection:
     rows = tuple(
         Row(t.name, t.role, t.shape, t.dtype, t.sparsity, t.bytes) for t in checkpoint.tensors
     )
     return Inspection(
-        str(path),
+        name,
         (checkpoint.provenance or {}).get("stage"),
         str(checkpoint.config.get("model_type")),
         rows,

@@ -18,13 +18,13 @@ from prunella.checkpoint import (
     PROVENANCE,
     WEIGHTS,
     Checkpoint,
-    open_checkpoint,
     provenance,
     publish,
     refuse_own_inputs,
     write_json,
 )
 from prunella.errors import InputError
+from prunella.hub import fetch
 from prunella.packed.mask_file import MASK_FILE, MaskFile, open_mask, write_mask
 from prunella.packing import CARRIED, check_replaceable
 from prunella.settings import ApplyMaskSettings
@@ -83,7 +83,7 @@ def apply_mask(settings: ApplyMaskSettings) -> Path:
         InputError: If the mask is damaged or belongs to another backbone, or OUT cannot be written.
     """
     begun = time.monotonic()
-    source = open_checkpoint(settings.model)
+    source = fetch(settings.model)
     mask = open_mask(settings.mask)
     mask.check_backbone(source.weights_hash, source.path)
     out = Path(settings.out).absolute()

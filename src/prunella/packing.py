@@ -16,7 +16,6 @@ from prunella.checkpoint import (
     PROVENANCE,
     WEIGHTS,
     Checkpoint,
-    open_checkpoint,
     publish,
     refuse_own_inputs,
 )
@@ -88,9 +87,9 @@ def pack(settings: PackSettings) -> Packed:
     """Writes a checkpoint as one file: weights, configuration, tokenizer, provenance.
 
     Raises:
-        InputError: If the folder is no checkpoint, or the file exists or cannot be written.
+        InputError: If there is no such checkpoint, or the file exists or cannot be written.
     """
-    checkpoint = open_checkpoint(settings.model)
+    checkpoint = fetch(settings.model)
     out = Path(settings.out)
     if out.is_dir():
         raise InputError(f"{out}: is a folder; --out names the file to write, such as model.prn")

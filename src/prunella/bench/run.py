@@ -40,6 +40,7 @@ from prunella.bench.workloads import (
 )
 from prunella.checkpoint import machine, versions, write_json
 from prunella.errors import InputError
+from prunella.hub import fetch
 from prunella.packed.backbone import check_whole
 from prunella.packed.read import PackedFile, open_packed
 from prunella.report.tables import human_bytes
@@ -87,8 +88,9 @@ def bench(settings: BenchSettings) -> Benchmark:
     threads = _thread_counts(settings.threads)
     engines, notes = _engines(settings)
     out = _free_place(settings)
-    if settings.dense:
-        check_same_shape(packed.path, Path(settings.dense))
+    dense = fetch(settings.dense) if settings.dense else None
+    if dense is not None:
+        check_same_shape(packed.path, dense.path)
     found: list[Measurement] = []
     with tempfile.TemporaryDirectory(prefix="prunella-bench-") as folder:
         place = Path(folder)
@@ -99,7 +101,7 @@ def bench(settings: BenchSettings) -> Benchmark:
         for load, file in loads:
             save_workload(load, file)
         _say("preparing the model for each engine")
-        files = Files(packed.path, Path(settings.dense) if settings.dense else None, place)
+        files = Files(packed.path, dense.path if dense else None, place)
         arms = [arm for engine in engines for form in forms for arm in arms_of(engine, form, files)]
         _check_memory(arms)
         for count in threads:

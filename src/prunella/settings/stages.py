@@ -242,7 +242,7 @@ class ApplyMaskSettings(OutputSettings):
     """Writes a backbone with a task's mask and head as an ordinary checkpoint."""
 
     model: str
-    """Folder of the backbone that the mask was learned on."""
+    """Checkpoint folder or Hub name of the backbone that the mask was learned on."""
     mask: str
     """Mask of a task, as `prunella mask` writes it."""
 
@@ -251,7 +251,7 @@ class PackSettings(Settings):
     """Writes a checkpoint as one compact file."""
 
     model: str
-    """Checkpoint folder."""
+    """Checkpoint folder or Hub name."""
     out: str
     """File to write, usually *.prn."""
     overwrite: bool = False
@@ -298,7 +298,7 @@ class InspectSettings(Settings):
     """Shows what is in a checkpoint or a packed file."""
 
     model: str
-    """Checkpoint folder or packed file."""
+    """Checkpoint folder, Hub name or packed file."""
 
 
 class StudySettings(Settings):
@@ -366,7 +366,7 @@ class BenchSettings(Settings):
     arms: str | None = None
     """Forms of the model, between commas: dense or sparse, then fp32, bf16 or int8 ("sparse-int8"). By default dense-fp32, dense-int8, sparse-int8 and sparse-bf16, or sparse-fp32 where the processor knows no bf16."""
     dense: str | None = None
-    """Checkpoint folder of the dense parent, with the same head; by default the zeros are filled at random."""
+    """Checkpoint folder or Hub name of the dense parent, with the same head; by default the zeros are filled at random."""
     texts: str | None = None
     """Real texts as well, one a line or JSON lines: padded for the others, not for this engine; and the same batches with all lengths made equal."""
     batch: Count = 32
