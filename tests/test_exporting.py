@@ -274,7 +274,10 @@ def test_clear_refusals(
     out = tmp_path / "out.onnx"
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, "--calibrate FILE .* --activations dynamic"),
-        ({"weights": "fp32", "calibrate": text}, "--calibrate: only int8"),
+        ({"weights": "fp32", "calibrate": text}, "--calibrate: only int8 .* --weights int8"),
+        ({"weights": "fp32", "activations": "float"}, "--activations: only int8"),
+        ({"activations": "float", "calibrate": text}, "--calibrate: only int8 with static"),
+        ({"activations": "dynamic", "texts": 4}, "--texts: only int8 with static"),
         ({"calibrate": str(tmp_path / "no.csv")}, "no.csv"),
         ({"calibrate": str(tmp_path / "no.txt")}, "no.txt"),
     ]
@@ -295,6 +298,20 @@ def test_clear_refusals(
         run(folder, tmp_path)
     with pytest.raises(InputError, match="cannot be written"):
         run(folder, Path(text) / "out.onnx", weights="fp32")
+
+
+@pytest.mark.parametrize("name", ["calibrate", "activations", "texts"])
+def test_what_fp32_has_no_use_for_is_refused(
+    checkpoint: Callable[..., Path], tmp_path: Path, text: str, name: str
+) -> None:
+    """Also where it is the checkpoint that makes it fp32."""
+    folder, out = checkpoint("bert", "ForSequenceClassification", False), tmp_path / "out.onnx"
+    value = {"calibrate": text, "activations": "static", "texts": 128}[name]
+    words = f"--{name}: only int8 .* not quantised.* --weights int8.*prunella quantize"
+    with pytest.raises(InputError, match=words):
+        run(folder, out, **{name: value})
+    assert not out.exists()
+    assert run(folder, out).weights == "fp32"
 
 
 def test_heads_that_are_not_known(tiny_checkpoint: Make, tmp_path: Path) -> None:

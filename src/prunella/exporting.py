@@ -100,7 +100,7 @@ def export(settings: ExportSettings) -> Exported:
 
     Raises:
         InputError: If a package is missing, the checkpoint has no head that is known here, the
-            file exists, or static ranges have no text.
+            file exists, a setting would be passed over, or static ranges have no text.
     """
     _require_packages()
     out = _free_place(settings)
@@ -115,6 +115,7 @@ def export(settings: ExportSettings) -> Exported:
     weights = settings.weights
     if weights == "auto":
         weights = "int8" if scales else "fp32"
+    _refuse_idle(settings, weights)
     static = weights == "int8" and settings.activations == "static"
     rows = calibration_rows(checkpoint, settings.calibrate, settings.texts) if static else []
     model, outputs = load_with_head(checkpoint)
@@ -262,11 +263,32 @@ def _free_place(settings: ExportSettings) -> Path:
         raise InputError(f"{out}: is a folder; --onnx names the file to write, such as model.onnx")
     if out.exists() and not settings.overwrite:
         raise InputError(f"{out}: exists; choose another --onnx or pass --overwrite")
-    if settings.calibrate and (settings.weights == "fp32" or settings.activations != "static"):
-        raise InputError(
-            "--calibrate: only int8 with static activations has ranges to find; leave it out"
-        )
     return out
+
+
+def _refuse_idle(settings: ExportSettings, weights: str) -> None:
+    """Refuses what was asked for and would be passed over.
+
+    Args:
+        settings: As they were given.
+        weights: What they come to with this checkpoint: int8 or fp32.
+    """
+    given = {name for name in settings.model_fields_set if getattr(settings, name) is not None}
+    of_ranges, of_int8 = given & {"calibrate", "texts"}, given & {"activations"}
+    if weights == "fp32" and (idle := of_int8 | of_ranges):
+        if settings.weights == "fp32":
+            advice = "leave it out, or take --weights int8"
+        else:
+            advice = (
+                "the checkpoint is not quantised, so that --weights auto is fp32; take --weights "
+                "int8, which rounds it, or train it in 8 bits first (prunella quantize)"
+            )
+        raise InputError(f"--{min(idle)}: only int8 has a use for it; {advice}")
+    if settings.activations != "static" and of_ranges:
+        raise InputError(
+            f"--{min(of_ranges)}: only int8 with static activations has ranges to find; leave it "
+            "out"
+        )
 
 
 def _load(kind: Any, checkpoint: Checkpoint) -> Any:
