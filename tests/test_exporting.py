@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BertTokenizer,
 )
 
 from prunella.errors import InputError
@@ -312,6 +315,125 @@ def test_what_fp32_has_no_use_for_is_refused(
         run(folder, out, **{name: value})
     assert not out.exists()
     assert run(folder, out).weights == "fp32"
+
+
+@pytest.fixture(scope="module")
+def other(
+    tiny_tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Makes a classifier of a family that the engine does not know."""
+    common: dict[str, Any] = {
+        "vocab_size": len(tiny_tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 72,
+        "initializer_range": 0.1,
+        "pad_token_id": 0,
+        "num_labels": 3,
+    }
+    own: dict[str, dict[str, Any]] = {
+        "albert": {"embedding_size": 16},
+        "mpnet": {},
+        "deberta-v2": {
+            "relative_attention": True,
+            "position_buckets": 16,
+            "pos_att_type": ["p2c", "c2p"],
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    }
+
+    def make(family: str) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        config = AutoConfig.for_model(family, **common, **own[family])
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("family", ["albert", "mpnet", "deberta-v2"])
+def test_other_families_predict_alike(
+    other: Callable[[str], Path], family: str, tmp_path: Path
+) -> None:
+    folder = other(family)
+    done = run(folder, tmp_path / "out.onnx")
+    assert done.difference is not None and done.difference < 1e-5
+    assert_alike(folder, done.path, 1e-4)
+
+
+@pytest.mark.parametrize("family", ["albert", "deberta-v2"])
+@pytest.mark.parametrize("activations", ["static", "dynamic", "float"])
+def test_a_matrix_that_is_used_twice_is_in_bytes_twice(
+    other: Callable[[str], Path], family: str, activations: str, tmp_path: Path, text: str
+) -> None:
+    """ALBERT's layers share theirs; DeBERTa's take positions through the words'."""
+    folder, out = other(family), tmp_path / "out.onnx"
+    given = {"calibrate": text} if activations == "static" else {}
+    done = run(folder, out, weights="int8", activations=activations, **given)
+    graph = onnx.load(out).graph
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    model, _ = load_with_head(fetch(str(folder)))
+    weights = [p.numpy() for p in pruned_parameters(model, find_targets(model)).values()]
+    assert done.matrices == len(weights)
+    for tensor in graph.initializer:  # in neither direction is one left in fp32
+        array = onnx.numpy_helper.to_array(tensor)
+        assert not any(
+            array.shape == shaped.shape and (array == shaped).all()
+            for weight in weights
+            for shaped in (weight, weight.T)
+        )
+    assert sum(tensor.name.endswith(".codes") for tensor in graph.initializer) == len(weights)
+    assert_alike(folder, done.path, 0.15)
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+def test_a_file_that_computes_something_else_is_not_kept(
+    checkpoint: Callable[..., Path],
+    other: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    family: str,
+) -> None:
+    """Here as the mask is handed over in a wrong way; an older file stays."""
+    folder = checkpoint("bert", "ForSequenceClassification", False)
+    if family == "bert":
+        monkeypatch.setattr("prunella.exporting._Wrapped", _Unmasked)
+    else:
+        folder = other(family)
+        monkeypatch.setattr("prunella.exporting._adds_masks", lambda model: True)
+    out = tmp_path / "out.onnx"
+    with pytest.raises(InputError, match=r"no ONNX file was written.*run it in PyTorch"):
+        run(folder, out)
+    assert not list(tmp_path.iterdir())
+    out.write_text("mine")
+    with pytest.raises(InputError, match="no ONNX file was written"):
+        run(folder, out, overwrite=True)
+    assert out.read_text() == "mine"
+    assert [file.name for file in tmp_path.iterdir()] == ["out.onnx"]
+
+
+class _Unmasked(torch.nn.Module):
+    """Stands for a way to call a model that loses its mask."""
+
+    def __init__(self, model: Any, add: bool) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> Any:
+        seen = torch.ones_like(attention_mask) + 0 * attention_mask
+        return self.model(
+            input_ids=input_ids, attention_mask=seen, token_type_ids=token_type_ids
+        ).to_tuple()
 
 
 def test_heads_that_are_not_known(tiny_checkpoint: Make, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -50,6 +50,9 @@ _HEADS = {
     "ForMaskedLM": ("AutoModelForMaskedLM", ("logits",)),
 }
 _CHECKED_ROWS = 32
+# Of outputs, over the largest. Rounding to bytes may cost much where a model has learned little.
+_LARGEST_DIFFERENCE = {"fp32": 0.01, "int8": 1.0}
+_Likeness = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def export(settings: ExportSettings) -> Exported:
 
     Raises:
         InputError: If a package is missing, the checkpoint has no head that is known here, the
-            file exists, a setting would be passed over, or static ranges have no text.
+            file exists, a setting would be passed over, static ranges have no text, or what the
+            file computes is far from what the checkpoint does: then nothing is written.
     """
     _require_packages()
     out = _free_place(settings)
@@ -134,8 +138,8 @@ def export(settings: ExportSettings) -> Exported:
         matrices = len(found)
     activations = settings.activations if weights == "int8" else None
     _describe(graph, checkpoint, model, weights, activations)
-    _save(graph, out)
-    done = Exported(
+    difference, same = _save(graph, out, lambda draft: _compared(draft, model, inputs, weights))
+    return Exported(
         str(out),
         weights,
         activations,
@@ -144,8 +148,9 @@ def export(settings: ExportSettings) -> Exported:
         _input_names(model),
         outputs,
         out.stat().st_size,
+        difference,
+        same,
     )
-    return _compared(done, model, inputs)
 
 
 def load_with_head(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
@@ -184,7 +189,7 @@ def fp32_graph(model: Any, outputs: tuple[str, ...]) -> onnx.ModelProto:
     example = tuple(torch.full((2, 9), int(name != _INPUTS[2])) for name in names)
     with _quiet():
         program = torch.onnx.export(
-            _Wrapped(model).eval(),
+            _Wrapped(model, _adds_masks(model)).eval(),
             example,
             dynamo=True,
             dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
@@ -229,23 +234,47 @@ def int8_matrices(model: nn.Module, scales: Mapping[str, np.ndarray] | None) -> 
 
 
 class _Wrapped(nn.Module):
-    """The model with plain inputs and outputs, and the attention mask ready to be added.
+    """The model with plain inputs and outputs, and where it takes it a mask ready to be added.
 
     Handing it over in four dimensions leaves out the mask's general machinery: a quarter of the
-    nodes of a small graph.
+    nodes of a small graph. A model that does not `add` masks gets it as it is.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, add: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.add = model, add
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        hidden = 1 - attention_mask[:, None, None, :].to(torch.float32)
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        mask = hidden * torch.finfo(torch.float32).min
+        mask = attention_mask
+        if self.add:
+            hidden = 1 - attention_mask[:, None, None, :].to(torch.float32)
+            mask = hidden * torch.finfo(torch.float32).min
         return self.model(input_ids=input_ids, attention_mask=mask, **types).to_tuple()
+
+
+@torch.no_grad()
+def _adds_masks(model: Any) -> bool:
+    """Whether a model adds a mask of four dimensions to its scores, as most do; found by trying.
+
+    DeBERTa takes it for ones and zeros.
+    """
+    names = _input_names(model)
+    ids = torch.randint(model.config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    inputs = dict(zip(names, (ids, mask, torch.zeros_like(ids)), strict=False))
+    expected = _Wrapped(model, add=False)(**inputs)
+    try:
+        found = _Wrapped(model, add=True)(**inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError):  # another shape than it expects
+        return False
+    return all(
+        torch.allclose(x, y, rtol=0, atol=1e-5 * float(y.abs().max()))
+        for x, y in zip(found, expected, strict=True)
+    )
 
 
 def _require_packages() -> None:
@@ -356,8 +385,8 @@ def _describe(
         graph.metadata_props.add(key=key, value=value)
 
 
-def _save(graph: onnx.ModelProto, out: Path) -> None:
-    """Writes the file whole or not at all."""
+def _save(graph: onnx.ModelProto, out: Path, check: Callable[[Path], _Likeness]) -> _Likeness:
+    """Writes the file whole or not at all, and not if `check` of the finished one raises."""
     import onnx
 
     onnx.checker.check_model(graph)
@@ -365,32 +394,79 @@ def _save(graph: onnx.ModelProto, out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(graph.SerializeToString(deterministic=True))
+        found = check(draft)
         os.replace(draft, out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     finally:
         with suppress(OSError):
             draft.unlink()
+    return found
 
 
 @torch.no_grad()
-def _compared(done: Exported, model: nn.Module, inputs: list[dict[str, Tensor]]) -> Exported:
-    """The result with what ONNX Runtime makes of the file, if it is installed."""
+def _compared(
+    file: Path, model: nn.Module, inputs: list[dict[str, Tensor]], weights: str
+) -> _Likeness:
+    """`difference` and `same` of `Exported`: what ONNX Runtime makes of the file, if it is there.
+
+    Args:
+        file: The ONNX file.
+        model: As it predicts.
+        inputs: What to call it with; of some of them, and of one with padding.
+        weights: In which the file computes.
+
+    Raises:
+        InputError: If outputs are no numbers, or so far off that the file is of no use.
+    """
     if find_spec("onnxruntime") is None:
-        return done
+        return None, None
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(done.path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     step = max(1, len(inputs) // _CHECKED_ROWS)
     deviation, largest, same = 0.0, 0.0, []
-    for batch in inputs[::step][:_CHECKED_ROWS]:
+    for batch in [*inputs[::step][:_CHECKED_ROWS], _with_padding(inputs[0])]:
         theirs: Any = session.run(None, {name: x.numpy() for name, x in batch.items()})
+        real = batch[_INPUTS[1]].numpy().astype(bool)
         for ours, other in zip(model(**batch).to_tuple(), theirs, strict=True):
             expected = ours.numpy()
-            deviation = max(deviation, float(np.abs(expected - other).max()))
+            if expected.shape[:2] == real.shape:  # what stands at padding is read by nobody
+                expected, other = expected[real], other[real]
+            if not np.isfinite(expected).all():
+                raise InputError(
+                    "the checkpoint computes numbers that are not finite; train it anew"
+                )
+            off = np.abs(expected - other).max() if np.isfinite(other).all() else np.inf
+            deviation = max(deviation, float(off))
             largest = max(largest, float(np.abs(expected).max()))
             same.append(float((expected.argmax(-1) == other.argmax(-1)).mean()))
-    return replace(done, difference=deviation / (largest or 1.0), same=float(np.mean(same)))
+    difference = deviation / (largest or 1.0)
+    if difference > _LARGEST_DIFFERENCE[weights]:
+        raise InputError(_useless(model, difference, weights))
+    return difference, float(np.mean(same))
+
+
+def _with_padding(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The first row twice, half of it hidden as if it were padding in the second."""
+    rows = {name: tensor[:1].repeat(2, 1) for name, tensor in batch.items()}
+    mask = rows[_INPUTS[1]]
+    mask[1, (mask.shape[1] + 1) // 2 :] = 0
+    return rows
+
+
+def _useless(model: Any, difference: float, weights: str) -> str:
+    """Why a file was not written, and what to do."""
+    off = f"{100 * difference:.3g} % off" if np.isfinite(difference) else "no numbers"
+    advice = (
+        f"models of type {model.config.model_type} cannot be exported: run it in PyTorch"
+        if weights == "fp32"
+        else "take other --activations, texts like its own with --calibrate, or --weights fp32"
+    )
+    return (
+        "no ONNX file was written: what ONNX Runtime computes with it is "
+        f"{off}, beside what PyTorch computes with the checkpoint; {advice}"
+    )
 
 
 @contextmanager

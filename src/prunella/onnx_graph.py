@@ -68,7 +68,7 @@ def quantize_graph(
             editor.nodes.append(node)
         else:
             editor.replace(node, matrix)
-    left = [matrix.name for found in waiting.values() for matrix in found]
+    left = [m.name for found in waiting.values() for m in found if m.name not in editor.uses]
     if left:
         raise RuntimeError(f"the graph has no product with {', '.join(left[:3])}")
     editor.finish()
@@ -83,6 +83,8 @@ class _Editor:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {t.name: t for t in graph.initializer}
         self.quantized: dict[tuple[str, Range | None], Sequence[str]] = {}
+        self.uses: dict[str, int] = {}
+        """How often each matrix was put in; layers may share one, as ALBERT's do."""
 
     def weight_of(self, node: onnx.NodeProto) -> NDArray[np.float32] | None:
         """[out, in] of a node that multiplies by a constant matrix from the right."""
@@ -95,29 +97,33 @@ class _Editor:
 
     def replace(self, node: onnx.NodeProto, matrix: Matrix) -> None:
         """A Linear in 8 bits; Gemm becomes a product and a sum, which runtimes fuse."""
+        earlier = self.uses.get(matrix.name, 0)
+        self.uses[matrix.name] = earlier + 1
+        here = f"{matrix.name}.use{earlier + 1}" if earlier else matrix.name
         bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else None
-        product = node.output[0] if bias is None else f"{matrix.name}.product"
+        product = node.output[0] if bias is None else f"{here}.product"
         codes = self.constant(f"{matrix.name}.codes", np.ascontiguousarray(matrix.codes.T))
         scale = self.constant(f"{matrix.name}.scale", matrix.scale)
         if self.activations == "dynamic":
-            self._integer_product(node.input[0], codes, scale, product, matrix.name)
+            self._integer_product(node.input[0], codes, scale, product, here)
         else:
             source = node.input[0]
             if self.activations == "static":
-                source = self._through_bytes(source, matrix)
-            zero = self.constant(f"{matrix.name}.zero", np.zeros(len(matrix.scale), np.int8))
-            self.add("DequantizeLinear", [codes, scale, zero], [f"{matrix.name}.real"], axis=1)
+                source = self._through_bytes(source, matrix, here)
+            if not earlier:
+                zero = self.constant(f"{matrix.name}.zero", np.zeros(len(matrix.scale), np.int8))
+                self.add("DequantizeLinear", [codes, scale, zero], [f"{matrix.name}.real"], axis=1)
             self.add("MatMul", [source, f"{matrix.name}.real"], [product])
         if bias is not None:
             self.add("Add", [product, bias], [node.output[0]])
 
-    def _through_bytes(self, source: str, matrix: Matrix) -> str:
+    def _through_bytes(self, source: str, matrix: Matrix, here: str) -> str:
         """Input -> QuantizeLinear -> DequantizeLinear; matrices of one input share them."""
         assert matrix.range is not None, matrix.name
         key = (source, matrix.range)
         if key not in self.quantized:
             scale, zero = _byte_grid(matrix.range)
-            name = f"{matrix.name}.input"
+            name = f"{here}.input"
             grid = [self.constant(f"{name}.scale", scale), self.constant(f"{name}.zero", zero)]
             self.add("QuantizeLinear", [source, *grid], [f"{name}.codes"])
             self.add("DequantizeLinear", [f"{name}.codes", *grid], [f"{name}.real"])
@@ -174,7 +180,11 @@ def _take(
     if weight is None:
         return None
     found = waiting.get(_digest(weight))
-    return found.pop(0) if found else None
+    if not found:
+        return None
+    # The last one stays: a matrix that layers share is met again. Only where matrices are equal in
+    # all values is there another before it.
+    return found.pop(0) if len(found) > 1 else found[0]
 
 
 def _digest(array: NDArray[np.float32]) -> bytes:

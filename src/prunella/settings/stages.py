@@ -330,7 +330,7 @@ class UnpackSettings(OutputSettings):
 class ExportSettings(Settings):
     """Writes a checkpoint as ONNX, for ONNX Runtime, OpenVINO and others.
 
-    One file, any batch and any length; needs "prunella[train,export]". Int8 keeps the grid of a quantised checkpoint's weights. Its activations have a range of each token's own, which no standard operator has; see --activations.
+    One file, any batch and any length; needs "prunella[train,export]". Int8 keeps the grid of a quantised checkpoint's weights. Its activations have a range of each token's own, which no standard operator has; see --activations. Where onnxruntime is installed, the file is tried beside PyTorch, and not written if it is far off.
     """
 
     model: str
