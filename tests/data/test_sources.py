@@ -181,6 +181,22 @@ def test_hub_data_set_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> 
         resolve(["hub:owner/name"])
 
 
+def test_hub_data_set_that_is_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` says so with a RuntimeError; the Hub may have converted it."""
+    converted = True
+
+    def load_dataset(*_: object, revision: str = "main", **__: object) -> datasets.Dataset:
+        if revision == "main" or not converted:
+            raise RuntimeError("Dataset scripts are no longer supported, but found name.py")
+        return datasets.Dataset.from_dict({"text": [revision]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert documents("hub:owner/name") == [["refs/convert/parquet"]]
+    converted = False
+    with pytest.raises(InputError, match="hub:owner/name: cannot be loaded: .*no longer supported"):
+        resolve(["hub:owner/name"])
+
+
 def test_the_hash_is_of_the_contents(tmp_path: Path) -> None:
     one, two = write(tmp_path / "1.txt", "a\n\nb\n"), write(tmp_path / "2.txt", "c\n")
     before = content_hash([one, two])

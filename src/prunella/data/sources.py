@@ -199,7 +199,7 @@ def _refuse_table(path: Path) -> None:
 
 
 def _hub_text(source: str) -> HubText:
-    import datasets
+    from prunella.data.formats.hub import load_hub
 
     address, _, column = source.removeprefix("hub:").partition(":")
     parts = address.split("/")
@@ -208,10 +208,10 @@ def _hub_text(source: str) -> HubText:
     configuration = parts.pop() if len(parts) == 3 else None
     name, column = "/".join(parts), column or "text"
     try:
-        rows = datasets.load_dataset(name, configuration, split="train", streaming=False)
-    except (OSError, ValueError) as error:  # not found, offline, no such configuration or split
+        rows: Any = load_hub(name, configuration, "train")
+    # Not found, offline, no such configuration or split; a script that nobody converted.
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{source}: cannot be loaded: {error}") from error
-    rows = cast(datasets.Dataset, rows)
     if column not in rows.column_names:
         raise InputError(
             f"{source}: has no column {column!r}; it has {', '.join(rows.column_names)}. "

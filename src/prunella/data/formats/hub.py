@@ -28,7 +28,7 @@ def read_hub(source: str, split: str | None) -> datasets.Dataset:
         split = split.replace("validation", preset.validation, 1)
     for name, config in _readings(parts, preset):
         try:
-            table = _load(name, config, split)
+            table = load_hub(name, config, split)
         except DatasetNotFoundError:
             continue
         except (OSError, ValueError, RuntimeError) as error:
@@ -56,7 +56,13 @@ def _readings(parts: list[str], preset: Preset | None) -> list[tuple[str, str | 
     return [*likeliest, (parts[0], parts[1] if len(parts) == 2 else None)]
 
 
-def _load(name: str, config: str | None, split: str) -> object:
+def load_hub(name: str, config: str | None, split: str) -> object:
+    """A split of a data set; of one that is a script, as the Hub converted it.
+
+    Raises:
+        OSError, ValueError, RuntimeError: Whatever `datasets` says: it is not there, has no such
+            configuration or split, or is a script without a conversion.
+    """
     try:
         return datasets.load_dataset(name, config, split=split)
     except RuntimeError as error:
