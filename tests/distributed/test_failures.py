@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,10 +60,22 @@ def test_killed_and_resumed(
     message = words(capsys.readouterr().err)
     assert "was written by 2 processes and cannot be resumed by 1" in message
     assert "use the same number, or --overwrite to start anew" in message
+    shutil.copytree(place.out("killed.partial"), place.out("anew.partial"))
     ended = pair(place.folder, arguments, "none", "none")
     assert [process.code for process in ended] == [0, 0], ended
-    found, wanted = arrays(place.out("killed")), arrays(place.out("whole"))
-    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+    assert_same_bits(place.out("killed"), place.out("whole"))
+    # What was said to help: nothing of the two processes is left, in the log neither.
+    for name, more in (("anew", ["--overwrite"]), ("alone", [])):
+        assert main([*command, "--out", place.out(name), *more]) == 0
+    assert_same_bits(place.out("anew"), place.out("alone"))
+    log = Path(place.out("anew"), "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == list(range(1, 9))
+
+
+def assert_same_bits(found: str, wanted: str) -> None:
+    ours, theirs = arrays(found), arrays(wanted)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
 
 
 def test_bad_input_of_all_is_said_once(place: Place, command: list[str]) -> None:

@@ -58,7 +58,7 @@ class OutputSettings(Settings):
     out: str
     """Folder of the checkpoint to write. Unfinished work is kept beside it in OUT.partial."""
     overwrite: bool = False
-    """Replace what is in OUT, and discard unfinished work of other settings."""
+    """Replace what is in OUT, and discard unfinished work of other settings or of another number of processes."""
 
 
 class TrainingSettings(Settings):

@@ -27,8 +27,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prunella.errors import InputError, failed_to_write, first_line
 from prunella.processes import is_main, rank, world_size
-from prunella.settings import TrainingSettings
-from prunella.together import join, share
+from prunella.settings import OutputSettings, TrainingSettings
+from prunella.together import join, main_only, share
 from prunella.training.attention import cpu_attention
 from prunella.training.dropout import cpu_dropout
 from prunella.training.progress import Progress
@@ -126,14 +126,15 @@ def train(model: nn.Module, plan: Plan, settings: TrainingSettings) -> Summary:
     """Trains `model` in place, from the newest saved state if there is one.
 
     Raises:
-        InputError: If the loss stops being finite, or a state cannot be written.
+        InputError: If the loss stops being finite, a state cannot be written, or the newest one is
+            of another number of processes and `overwrite` is not set.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     _freeze(model, settings.frozen)
     join()
-    state = share(newest_state(plan.folder) if is_main() else None)
-    _check_processes(state)
+    anew = isinstance(settings, OutputSettings) and settings.overwrite
+    state = share(main_only(lambda: _state_to_resume(plan.folder, anew)))
     trainer = _make_trainer(model, plan, settings)
     trainer.start = _step_of(state) if state else 0
     _cut_log(plan.log, plan.label, trainer.start)
@@ -185,17 +186,30 @@ def newest_state(folder: Path) -> Path | None:
     return complete[0] if complete else None
 
 
-def _check_processes(state: Path | None) -> None:
-    """Refuses a state of another number of processes: its steps took other batches."""
+def _state_to_resume(folder: Path, anew: bool) -> Path | None:
+    """The newest state, if as many processes wrote it: with others, its steps took other batches.
+
+    Args:
+        folder: Of the states.
+        anew: Discard a state of another number of processes.
+
+    Raises:
+        InputError: If there is one, and it is not to be discarded.
+    """
+    state = newest_state(folder)
     if state is None:
-        return
+        return None
     written_by = json.loads((state / _COMPLETE).read_text())["world"]
-    if written_by != world_size():
-        raise InputError(
-            f"{state}: was written by {written_by} processes and cannot be resumed by "
-            f"{world_size()}, as a step would take {world_size()} micro-batches instead of "
-            f"{written_by}; use the same number, or --overwrite to start anew"
-        )
+    if written_by == world_size():
+        return state
+    if anew:
+        shutil.rmtree(state)
+        return None
+    raise InputError(
+        f"{state}: was written by {written_by} processes and cannot be resumed by "
+        f"{world_size()}, as a step would take {world_size()} micro-batches instead of "
+        f"{written_by}; use the same number, or --overwrite to start anew"
+    )
 
 
 class _Trainer(Trainer):
