@@ -242,6 +242,27 @@ def test_flags_are_put_in_order() -> None:
     assert (found.differing, found.difference) == (0, 0)
 
 
+def test_f1_is_that_of_the_same_class_for_both() -> None:
+    """Of two classes it is that of the second, and which one that is the first model decides."""
+    gold, mine, theirs = (np.array(x) for x in ([0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 1]))
+    names = ["bad", "good"]
+    a = Answers("a", names, gold, mine, metrics("classification", gold, mine), {})
+    alone = metrics("classification", gold, theirs)
+    turned = metrics("classification", 1 - gold, 1 - theirs)
+    assert alone["f1"] != turned["f1"]
+    b = Answers("b", names[::-1], 1 - gold, 1 - theirs, turned | {"log_loss": 0.7}, {})
+    found = _compare("classification", a, b, "f1")
+    assert found.against_metrics == pytest.approx(alone | {"log_loss": 0.7})
+    assert found.difference == pytest.approx(found.metrics["f1"] - found.against_metrics["f1"])
+
+
+def test_classes_are_put_in_order_where_the_rows_do_not_show_it() -> None:
+    gold = np.array([0, 0])
+    a = _answers(["x", "y", "z"], gold, np.array([1, 0]))
+    b = _answers(["x", "z", "y"], gold, np.array([2, 0]))
+    assert _compare("classification", a, b).differing == 0
+
+
 def test_what_cannot_be_compared() -> None:
     a = _answers(["x", "y"], np.array([0, 1]), np.array([0, 1]))
     for b in (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prunella.data.metrics import paired_bootstrap
+from prunella.data.metrics import metrics, paired_bootstrap
 from prunella.errors import InputError
 
 
@@ -42,7 +42,7 @@ class Comparison:
         data: Where the rows are.
         kind: Of task.
         rows: How many.
-        metrics, against_metrics: Of each model.
+        metrics, against_metrics: Of each model; classes in the order of the first one's.
         counts, against_counts: What was odd about the rows ("rows_cut"), as each model reads them.
         main: The metric that is compared.
         difference: Of the main metric: model - against.
@@ -96,7 +96,7 @@ def compare(
             f"{a.model} and {b.model} know no tag in common ({', '.join(a.names)} and "
             f"{', '.join(b.names)}); compare models of one task"
         )
-    values = b.values if _equal(a.gold, b.gold) else _translated(kind, a, b)
+    values, against_metrics = _in_ids_of(a, b, kind)
     found = paired_bootstrap(
         kind,
         a.gold,
@@ -116,7 +116,7 @@ def compare(
         kind=kind,
         rows=len(a.gold),
         metrics=a.metrics,
-        against_metrics=b.metrics,
+        against_metrics=against_metrics,
         counts=a.counts,
         against_counts=b.counts,
         main=metric,
@@ -129,9 +129,14 @@ def compare(
     )
 
 
-def _translated(kind: str, a: Answers, b: Answers) -> Any:
-    """What b says, in the ids of a, whose classes are the same in another order."""
-    if kind in ("classification", "multi-label") and sorted(a.names) == sorted(b.names):
+def _in_ids_of(a: Answers, b: Answers, kind: str) -> tuple[Any, dict[str, float]]:
+    """What b says and how good that is, in the ids of a.
+
+    The same classes in another order are translated. Their metrics are then those of the order of
+    a: f1 is that of one class, the second, which would be another one in the order of b.
+    """
+    turned = list(a.names) != list(b.names) and sorted(a.names) == sorted(b.names)
+    if kind in ("classification", "multi-label") and turned:
         order = np.array([a.names.index(name) for name in b.names])
         places = np.argsort(order)
         gold, values = (
@@ -139,7 +144,9 @@ def _translated(kind: str, a: Answers, b: Answers) -> Any:
             for x in (b.gold, b.values)
         )
         if _equal(a.gold, gold):
-            return values
+            return values, b.metrics | metrics(kind, gold, values, classes=len(a.names))
+    elif _equal(a.gold, b.gold):
+        return b.values, b.metrics
     theirs = f" ({', '.join(a.names)} and {', '.join(b.names)})" if a.names != b.names else ""
     raise InputError(
         f"{a.model} and {b.model} read different labels from the same rows{theirs}: set the "
