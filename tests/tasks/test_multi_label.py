@@ -105,6 +105,15 @@ def test_labels_of_training_hold() -> None:
         read(["x", "y"], labels=[["x"], ["w"]])
 
 
+def test_a_number_is_a_place_only_among_names_that_are_no_numbers() -> None:
+    assert read(["joy", "fear", "rage"], labels=[[2], []]).labels.tolist() == [[0, 0, 1], [0] * 3]
+    # The third label of training is 3: 2 was never seen, and is not another way to write it.
+    with pytest.raises(InputError, match=r"unknown label '2'; the 4 known.*'0', '1', '3', '4'"):
+        read(["0", "1", "3", "4"], labels=[[0], [2], [3]])
+    with pytest.raises(InputError, match="unknown label '3'"):
+        read(["joy", "fear", "rage"], labels=[[3], []])
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

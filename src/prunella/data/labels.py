@@ -169,6 +169,15 @@ def made_up_id(label: Label, names: Sequence[str]) -> int | None:
     return int(found[1]) if int(found[1]) < len(names) else None
 
 
+def takes_ids(names: Sequence[str]) -> bool:
+    """Whether a number that is none of these names may be an id of theirs.
+
+    Names that are numbers must match as names: with names 1, 2, 3 the label 0 is an error, and
+    reading 0, 1, 2 as ids would shift every class by one without a word.
+    """
+    return not any(isinstance(_number(name), int) for name in names)
+
+
 def _ids_by_name(present: list[Label], names: Sequence[str], where: str) -> dict[Label, int]:
     if len(set(names)) < len(names):
         raise InputError(f"label names must differ: {', '.join(names)}")
@@ -177,10 +186,7 @@ def _ids_by_name(present: list[Label], names: Sequence[str], where: str) -> dict
     unknown = [label for label, number in found.items() if number is None]
     if not unknown:
         return {label: number for label, number in found.items() if number is not None}
-    # Names that are numbers must match as names: with names 1, 2, 3 the label 0 is an error,
-    # and reading 0, 1, 2 as ids would shift every class by one without a word.
-    ids_allowed = not any(isinstance(_number(name), int) for name in names)
-    if ids_allowed and all(isinstance(v, int) and 0 <= v < len(names) for v in present):
+    if takes_ids(names) and all(isinstance(v, int) and 0 <= v < len(names) for v in present):
         return {label: int(label) for label in present}
     listed = ", ".join(repr(label) for label in unknown[:10])
     more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""

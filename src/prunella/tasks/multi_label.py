@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.special import expit
 from torch import Tensor
 
-from prunella.data.labels import list_rows, made_up_id, names_by_id
+from prunella.data.labels import list_rows, made_up_id, names_by_id, takes_ids
 from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import LABEL_COLUMNS, Columns, first_value, names_of, several
 from prunella.errors import InputError
@@ -160,7 +160,8 @@ def _from_lists(
             raise InputError(f"{where}: {len(values[0])} flags a row for {len(found)} labels")
         return np.array(values, np.int64), list(found)
     meant = names_by_id(given, names)
-    rows = [[_name(value, known, meant) for value in row] for row in values]
+    by_id = known if known and takes_ids(known) else None
+    rows = [[_name(value, known, meant or by_id) for value in row] for row in values]
     present = sorted({label for row in rows for label in row})
     found = known or present
     unknown = [label for label in present if label not in set(found)]
@@ -181,12 +182,10 @@ def _from_lists(
     return labels, list(found)
 
 
-def _name(value: Any, known: list[str] | None, meant: list[str] | None) -> str:
-    """A label as text; a number is an id of the table's own names, else, if no name, of `known`."""
-    if meant and isinstance(value, int):
-        return meant[value] if 0 <= value < len(meant) else str(value)
-    if known and isinstance(value, int) and str(value) not in known and 0 <= value < len(known):
-        return known[value]
+def _name(value: Any, known: list[str] | None, by_id: list[str] | None) -> str:
+    """A label as text; a number is an id of `by_id`, if there are such names and it is in range."""
+    if by_id and isinstance(value, int):
+        return by_id[value] if 0 <= value < len(by_id) else str(value)
     number = made_up_id(value, known) if known and isinstance(value, str) else None
     return str(value) if number is None else str(number)
 
