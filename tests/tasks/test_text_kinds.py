@@ -84,6 +84,44 @@ def test_a_few_labels_that_are_no_scores_do_not_make_classes_of_the_others(tmp_p
     assert labelled(tmp_path, [*few, "3.11"]).kind == "classification"
 
 
+@pytest.mark.parametrize("few", [False, True])
+def test_decimal_commas_are_no_names_of_classes(tmp_path: Path, few: bool) -> None:
+    scores = [f"{i % (3 if few else 26) / 5:.1f}".replace(".", ",") for i in range(60)]
+    path = tmp_path / "t.csv"
+    path.write_text("text;label\n" + "".join(f"text {i};{s}\n" for i, s in enumerate(scores)))
+    with pytest.raises(
+        InputError, match="column 'label': '0,0' in rows 1, .* with a decimal comma"
+    ):
+        load(str(path))
+    with pytest.raises(InputError, match="must be a finite number; found '0,0' .* write a point"):
+        load(str(path), kind="regression")
+    if not few:
+        with pytest.raises(InputError, match="'n/a' in row 61 is no number, the other labels"):
+            labelled(tmp_path, [*scores, "n/a"])
+
+
+def test_classes_may_have_commas(tmp_path: Path) -> None:
+    for labels in (["1,2,3", "4"], ["1,000", "2,000"], ["a,b", "1,5"]):
+        assert labelled(tmp_path, labels).names == sorted(labels)
+
+
+def test_lists_that_were_written_as_text_are_no_classes(tmp_path: Path) -> None:
+    """As pandas writes a column of lists to csv, and numpy's arrays."""
+    for cells in (
+        ["['joy', 'anger']", "['joy']", "[]", "[]"],
+        ["[3]", "[3]", "[0, 2]"],
+        ["[0 1]", "[1. 0.]"],
+    ):
+        path = tmp_path / "t.csv"
+        path.write_text("text,labels\n" + "".join(f't,"{cell}"\n' for cell in cells * 9))
+        for kind in ("auto", "classification", "multi-label", "regression"):
+            with pytest.raises(
+                InputError, match=r"'labels': holds lists that were written as text"
+            ):
+                load(str(path), kind=kind)
+    assert labelled(tmp_path, ["[1]", "[2]", "[PER]"] * 3).names == ["[1]", "[2]", "[PER]"]
+
+
 def test_regression_of_whole_numbers_must_be_asked_for(tmp_path: Path) -> None:
     assert labelled(tmp_path, [1, 2, 3]).kind == "classification"
     data = labelled(tmp_path, [1, 2, 3], kind="regression")

@@ -15,6 +15,9 @@ from prunella.errors import InputError
 Label = str | int | float
 _FEW_CLASSES = 10  # so many different numbers with fractions may be names, as of versions
 _NUMBER = re.compile(r"-?(0|[1-9]\d*|(?=\.))(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+_LIST = re.compile(r"\s*\[\s*(['\"]|[\d.]+[,\s]).*\]\s*", re.DOTALL)  # as Python and numpy write it
+_SHORT_LIST = re.compile(r"\s*\[\s*\d*\s*\]\s*")  # "[]" or "[3]": alone it may be a name
+_COMMA = "looks like a number with a decimal comma; write a point"  # in English it parts thousands
 
 
 def list_rows(rows: Sequence[int], shown: int = 5) -> str:
@@ -24,13 +27,30 @@ def list_rows(rows: Sequence[int], shown: int = 5) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {text}{more}"
 
 
+def refuse_written_lists(values: Sequence[Any], where: str, instead: str) -> None:
+    """Refuses a column of lists that a program wrote as text.
+
+    Args:
+        values: Of the column.
+        where: File and column, for messages.
+        instead: What to write, besides JSON lines or parquet.
+    """
+    telling = [v for v in values if not (isinstance(v, str) and _SHORT_LIST.fullmatch(v))]
+    written = [v for v in telling if isinstance(v, str) and _LIST.fullmatch(v)]
+    if len(written) > len(telling) / 2:
+        raise InputError(
+            f"{where}: holds lists that were written as text, as pandas does in csv "
+            f"({written[0]!r:.40}); write JSON lines or parquet, or {instead}"
+        )
+
+
 def clean(values: Sequence[Any], where: str) -> list[Label]:
     """Labels as plain values: all numbers (whole ones as int), or all strings.
 
     Text that holds numbers throughout, as every csv does, becomes numbers.
 
     Raises:
-        InputError: A label is missing, or is no single value.
+        InputError: A label is missing, or is no single value, or a list that was written as text.
     """
     missing = [
         i
@@ -43,6 +63,7 @@ def clean(values: Sequence[Any], where: str) -> list[Label]:
         raise InputError(
             f"{where}: row 1 holds a {type(values[0]).__name__}; a label must be one value"
         )
+    refuse_written_lists(values, where, "a column of 0 and 1 for each label")
     numbers = [_number(v) for v in values]
     if any(number is None for number in numbers):
         return [str(v) for v in values]
@@ -82,9 +103,11 @@ def to_scores(labels: Sequence[Label], where: str) -> np.ndarray:
                 scores[i] = float(label)
     wrong = np.flatnonzero(~np.isfinite(scores))
     if len(wrong):
+        found = labels[wrong[0]]
+        comma = f", which {_COMMA}" if _with_point(found) != found else ""
         raise InputError(
-            f"{where}: a score must be a finite number; found {labels[wrong[0]]!r} in "
-            f"{list_rows(wrong.tolist())}"
+            f"{where}: a score must be a finite number; found {found!r} in "
+            f"{list_rows(wrong.tolist())}{comma}"
         )
     return scores
 
@@ -196,16 +219,34 @@ def _ids_by_name(present: list[Label], names: Sequence[str], where: str) -> dict
     )
 
 
+def _with_point(label: Label) -> Label:
+    """A number with a decimal comma, with a point; anything else as it is."""
+    if not isinstance(label, str) or "." in label:
+        return label
+    pointed = label.replace(",", ".")
+    return label if _number(pointed) is None else pointed
+
+
 def _check_scores(labels: Sequence[Label], where: str) -> None:
-    """Refuses scores of which a few are no numbers: as classes they would all be text."""
-    numbers = [_number(label) for label in labels]
+    """Refuses scores of which a few are no numbers, or that have a decimal comma.
+
+    As classes they would all be text.
+    """
+    numbers = [_number(_with_point(label)) for label in labels]
     odd = [i for i, number in enumerate(numbers) if number is None]
-    few = 0 < len(odd) <= len(labels) / 10
+    commas = [i for i, label in enumerate(labels) if "," in str(label)]
     scores = {number for number in numbers if number is not None}
-    if few and len(scores) > _FEW_CLASSES and looks_like_scores(list(scores)):
+    if not looks_like_scores(list(scores)):
+        return
+    if 0 < len(odd) <= len(labels) / 10 and len(scores) > _FEW_CLASSES:
         raise InputError(
             f"{where}: {labels[odd[0]]!r} in {list_rows(odd)} is no number, the other labels are "
             "scores; repair or drop what is none"
+        )
+    if not odd and commas:
+        raise InputError(
+            f"{where}: {labels[commas[0]]!r} in {list_rows(commas)} {_COMMA}; for several labels a "
+            "row write lists in JSON lines, and names of classes otherwise"
         )
 
 

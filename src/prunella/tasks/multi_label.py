@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from scipy.special import expit
 from torch import Tensor
 
-from prunella.data.labels import list_rows, made_up_id, names_by_id, takes_ids
+from prunella.data.labels import (
+    list_rows,
+    made_up_id,
+    names_by_id,
+    refuse_written_lists,
+    takes_ids,
+)
 from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import LABEL_COLUMNS, Columns, first_value, names_of, several
 from prunella.errors import InputError
@@ -146,6 +152,7 @@ def _from_columns(
 def _from_lists(
     values: list[Any], names: list[str] | None, given: list[str] | None, where: str
 ) -> tuple[np.ndarray, list[str]]:
+    refuse_written_lists(values, where, "a column of 0 and 1 for each label")
     wrong = [i for i, value in enumerate(values) if not isinstance(value, list)]
     if wrong:
         raise InputError(

@@ -9,7 +9,6 @@ learned and predicted once, where it has most around it.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from tokenizers import Encoding
 from torch import Tensor
 
-from prunella.data.labels import list_rows
+from prunella.data.labels import list_rows, refuse_written_lists
 from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import (
     Columns,
@@ -45,7 +44,6 @@ from prunella.tasks.windows import Collected
 _USUAL = Usual(
     (("tokens", None), ("words", None)), ("tags", "ner_tags", "labels", "label", "chunk_tags")
 )
-_LIST = re.compile(r"\s*\[(['\"]|\d+,).*\]\s*", re.DOTALL)  # how Python writes one
 _NO_LABEL = -100  # what cross-entropy passes over
 
 
@@ -208,13 +206,7 @@ def _refuse_pair(pair: str | None, source: str) -> None:
 def _lists(table: datasets.Dataset, column: str, source: str) -> list[list[Any]]:
     """Lists of words or tags; a text is one of them between spaces."""
     values = table[column][:]
-    written = [i for i, v in enumerate(values) if isinstance(v, str) and _LIST.fullmatch(v)]
-    if len(written) > len(values) / 2:
-        raise InputError(
-            f"{source}, column '{column}': holds lists that were written as text, as pandas does "
-            f"in csv ({values[written[0]]!r:.40}); write JSON lines or parquet, or words between "
-            "spaces"
-        )
+    refuse_written_lists(values, f"{source}, column '{column}'", "words between spaces")
     values = [v.split() if isinstance(v, str) else v for v in values]
     wrong = [i for i, v in enumerate(values) if not isinstance(v, list) or not v or None in v]
     if wrong:

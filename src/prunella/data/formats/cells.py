@@ -16,7 +16,7 @@ def parse_csv(data: bytes, source: str) -> pa.Table:
     """Quoted cells may hold separators and line breaks.
 
     A first line with semicolons and no comma is a spreadsheet's of a country whose decimals have a
-    comma.
+    comma. Cells stay as they are: labels with such numbers are refused where they are read.
     """
     text = decode(data, source)
     first = text.partition("\n")[0]
