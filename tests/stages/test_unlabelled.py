@@ -257,6 +257,25 @@ def test_what_cannot_be_asked(tiny_checkpoint: Make, tmp_path: Path) -> None:
             transfer(s.TransferSettings(**(common | settings)))
 
 
+@pytest.mark.parametrize("signal", ["logits", "hidden", "attention"])
+def test_signals_are_refused_without_a_teacher(
+    tiny_checkpoint: Make, tmp_path: Path, signal: str
+) -> None:
+    """They would count for nothing, without a word; those of the defaults do not count as given."""
+    model = str(tiny_checkpoint("bert", "classifier", labels=2))
+    common: dict[str, Any] = {**COMMON, "model": model, "out": str(tmp_path / "out"), "steps": 1}
+    common["train"] = write(tmp_path / "train.jsonl", rows_of("classification", range(8)))
+    given = {"distillation": s.DistillationSettings.model_validate({signal: 0.5})}
+    with pytest.raises(InputError, match="distillation: only a teacher .*--teacher, or leave"):
+        transfer(s.TransferSettings(**common, **given, new_head=True))
+    with pytest.raises(InputError, match="distillation: only a teacher .*--teacher, or leave"):
+        quantize(s.QuantizeSettings(**common, **given))
+    for preset in (None, "paper"):
+        with pytest.raises(InputError, match="distillation: only a teacher .*--teacher, or leave"):
+            mask(s.MaskSettings(**common, **given, preset=preset))
+    transfer(s.TransferSettings(**common, distillation=s.DistillationSettings(), new_head=True))
+
+
 def test_a_run_without_them_is_the_run_that_it_was_before_they_could_be_given() -> None:
     def identity(**more: Any) -> dict[str, Any]:
         settings = s.TransferSettings(model="m", out="o", train="t", **more)

@@ -142,7 +142,7 @@ class FineTuneSettings(OutputSettings, TaskSettings, TrainingSettings):
     class_weights: Literal["none", "balanced"] = "none"
     """balanced counts rare classes as much as common ones in the loss on the labels."""
     distillation: DistillationSettings = DistillationSettings(logits=0.5, hidden=0.5)
-    """Signals from the teacher."""
+    """Signals from the teacher, which those that are given need."""
     cache_gigabytes: Annotated[float, Field(ge=0)] = 8.0
     """Teacher outputs are computed once and kept on disk up to this size; beyond it hidden states are recomputed, to the same bits."""
 

@@ -131,6 +131,16 @@ def open_task(
 
 
 def _check_teacher(settings: FineTuneSettings) -> None:
+    """Refuses what only a teacher gives a meaning, and a teacher that nothing is learned from.
+
+    Its signals are on by default: without one they are refused only where they were asked for.
+    """
+    asked = "distillation" in settings.model_fields_set and settings.distillation.active
+    if asked and settings.teacher is None:
+        raise InputError(
+            "distillation: only a teacher gives these signals; name one with --teacher, or leave "
+            "--distillation out"
+        )
     if settings.unlabelled and settings.teacher is None:
         raise InputError(
             "unlabelled: only a teacher can answer these rows; name one with --teacher, or leave "
