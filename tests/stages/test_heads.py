@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from prunella.errors import InputError
 from prunella.models import load_config
 from prunella.stages.evaluate import evaluate
 from prunella.stages.examples import open_for_evaluation
+from prunella.stages.mask import mask
 from prunella.stages.quantize import quantize
 from prunella.stages.task import open_task
 from prunella.stages.transfer import transfer
@@ -96,20 +98,127 @@ def test_labels_that_the_head_does_not_know(news: Path, tmp_path: Path) -> None:
         opened(news, write(tmp_path, texts(["World", "Sci-Tech"])))
 
 
-def test_a_head_without_names_takes_those_of_the_rows(
-    tiny_checkpoint: Make, tmp_path: Path
-) -> None:
+NUMBERED = {"LABEL_n": ["LABEL_0", "LABEL_1", "LABEL_2"], "0, 1, 2": ["0", "1", "2"]}
+REFUSED = (
+    r"the labels \(Business, Sports, World\) cannot be matched to the classes of .*, which are "
+)
+
+
+@pytest.fixture(params=NUMBERED)
+def numbered(request: pytest.FixtureRequest, tiny_checkpoint: Make, tmp_path: Path) -> Path:
+    """A head whose classes are numbers: transformers' own, or of training on numbers."""
     plain = tiny_checkpoint("bert", "classifier", labels=3)
-    assert opened(plain, write(tmp_path, texts(NEWS))).names == sorted(NEWS)
+    return named(plain, tmp_path / "numbered", NUMBERED[request.param])
 
 
-def test_a_teacher_without_names_is_taken(tiny_checkpoint: Make, tmp_path: Path) -> None:
-    train = write(tmp_path, texts(NEWS * 3))
-    student, teacher = (
-        str(tiny_checkpoint("bert", "classifier", labels=3, seed=i)) for i in (0, 1)
+def test_names_are_not_matched_to_a_head_of_numbers(numbered: Path, tmp_path: Path) -> None:
+    """By the alphabet, each class might be another one; evaluate refuses them as well."""
+    rows = write(tmp_path, texts(NEWS * 3))
+    given = {"model": str(numbered), "out": str(tmp_path / "out"), "train": rows, **COMMON}
+    message = REFUSED + r"numbers \(0 to 2\).*config.json.*new-head"
+    with pytest.raises(InputError, match=message):
+        transfer(s.TransferSettings(**given))
+    with pytest.raises(InputError, match=message):
+        quantize(s.QuantizeSettings(**given))
+    with pytest.raises(InputError, match=message):
+        mask(s.MaskSettings(**given))
+    settings = s.TransferSettings(**given)
+    task = open_task(settings, open_checkpoint(numbered), None, new_head=True)
+    assert task.names == sorted(NEWS)
+    with pytest.raises(InputError, match="unknown label"):
+        evaluate(s.EvaluateSettings(model=str(numbered), data=rows))
+
+
+def test_numbers_are_those_of_a_head_of_numbers(numbered: Path, tmp_path: Path) -> None:
+    task = opened(numbered, write(tmp_path, texts([1, 0, 2])))
+    assert (task.names, task.train.gold.tolist()) == (["0", "1", "2"], [1, 0, 2])
+    made_up = opened(numbered, write(tmp_path, texts(["LABEL_2", "LABEL_0", "LABEL_1"])))
+    assert made_up.train.gold.tolist() == [2, 0, 1]
+
+
+def test_numbers_from_one(tiny_checkpoint: Make, tmp_path: Path) -> None:
+    """Their order is that of classes without names; classes called 0, 1, 2 are others."""
+    plain = tiny_checkpoint("bert", "classifier", labels=3)
+    train = write(tmp_path, texts([1, 3, 2]))
+    assert opened(plain, train).names == ["1", "2", "3"]
+    with pytest.raises(InputError, match=r"the labels \(1, 2, 3\) cannot be matched"):
+        opened(named(plain, tmp_path / "numbers", ["0", "1", "2"]), train)
+
+
+def test_more_than_ten_made_up_names_are_in_order(tiny_checkpoint: Make, tmp_path: Path) -> None:
+    plain = tiny_checkpoint("bert", "classifier", labels=12)
+    task = opened(plain, write(tmp_path, texts([f"LABEL_{i}" for i in range(12)] * 2)))
+    assert task.train.gold.tolist() == [*range(12)] * 2  # LABEL_10 is sorted before LABEL_2
+
+
+def test_names_of_a_table_are_those_of_its_numbers(numbered: Path, tmp_path: Path) -> None:
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=NEWS)
     )
-    out = str(tmp_path / "out")
-    transfer(s.TransferSettings(model=student, teacher=teacher, out=out, train=train, **COMMON))
+    rows = {"text": ["a kettle"] * 3, "label": [2, 0, 1]}
+    train = str(tmp_path / "rows.parquet")
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(train)
+    task = opened(numbered, train)
+    assert (task.names, task.train.gold.tolist()) == (NEWS, [2, 0, 1])
+
+
+def test_labels_of_several_and_a_head_of_numbers(numbered: Path, tmp_path: Path) -> None:
+    some = [{"text": "a kettle", "labels": labels} for labels in (NEWS[:1], NEWS[1:], [])]
+    with pytest.raises(InputError, match=REFUSED):
+        opened(numbered, write(tmp_path, some))
+    ids = [{"text": "a kettle", "labels": labels} for labels in ([2], [1, 0], [])]
+    assert opened(numbered, write(tmp_path, ids)).train.gold.tolist() == [
+        *([0, 0, 1], [1, 1, 0], [0, 0, 0])
+    ]
+
+
+def taught(student: Path, teacher: Path, train: str, out: Path) -> None:
+    settings = {"model": str(student), "teacher": str(teacher), "train": train, "out": str(out)}
+    transfer(s.TransferSettings.model_validate({**settings, **COMMON}))
+
+
+def test_a_teacher_of_numbers_teaches_numbers(
+    numbered: Path, news: Path, tiny_checkpoint: Make, tmp_path: Path
+) -> None:
+    names = write(tmp_path, texts(NEWS * 3), "names.jsonl")
+    base, out = tiny_checkpoint("bert", "base"), tmp_path / "out"
+    for student in (base, news):
+        with pytest.raises(InputError, match="cannot be matched to the classes .* or fine-tune it o"):
+            taught(student, numbered, names, out)
+    ids = write(tmp_path, texts([0, 1, 2] * 3), "ids.jsonl")
+    for number, student in enumerate((base, numbered, news)):
+        taught(student, numbered, ids, tmp_path / f"out{number}")
+
+
+def test_a_teacher_of_numbers_and_a_table_with_names(
+    numbered: Path, news: Path, tiny_checkpoint: Make, tmp_path: Path
+) -> None:
+    """Its ids are those of a new head; one with the same names in another order has others."""
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=sorted(NEWS))
+    )
+    rows = {"text": ["a kettle"] * 9, "label": [2, 0, 1] * 3}
+    train = str(tmp_path / "rows.parquet")
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(train)
+    taught(tiny_checkpoint("bert", "base"), numbered, train, tmp_path / "out")
+    with pytest.raises(InputError, match="the teacher's labels are 0, 1, 2, the task's World, Spo"):
+        taught(news, numbered, train, tmp_path / "other")
+
+
+def test_tags_are_not_matched_to_a_head_of_numbers(tagger: Path, tmp_path: Path) -> None:
+    plain = named(tagger, tmp_path / "plain", ["LABEL_0", "LABEL_1", "LABEL_2"])
+    rows = [{"tokens": ["the", "baker", "x"], "tags": TAGS}] * 4
+    with pytest.raises(InputError, match=r"the labels \(O, B-WHO, I-WHO\) cannot be matched"):
+        opened(plain, write(tmp_path, rows))
+    features = datasets.Features(
+        tokens=datasets.List(datasets.Value("string")),
+        tags=datasets.List(datasets.ClassLabel(names=["I-WHO", "O", "B-WHO"])),
+    )
+    ids = {"tokens": [["the", "baker", "x"]] * 4, "tags": [[1, 2, 0]] * 4}
+    train = str(tmp_path / "rows.parquet")
+    datasets.Dataset.from_dict(ids, features=features).to_parquet(train)
+    task = opened(plain, train)
+    assert (task.names, task.train.gold[0]) == (["I-WHO", "O", "B-WHO"], TAGS)
 
 
 def test_tags_are_those_of_the_head(tagger: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -158,10 +160,11 @@ def _check_teacher(settings: FineTuneSettings) -> None:
 def _training_rows(
     settings: FineTuneSettings, source: Checkpoint | None, config: Any
 ) -> tuple[Kind[Any], Rows]:
-    """The training rows; their class ids are those of the source's head, where it names classes.
+    """The training rows; their class ids are those of the source's head, where it has one.
 
     Raises:
-        InputError: If a label is none of the head's, or if tags are numbers that nothing names.
+        InputError: If a label is none of the head's, if labels are names and the head's classes
+            numbers, or if tags are numbers that nothing names.
     """
     kind, rows = read_split(settings, settings.train, "train", settings.kind)
     names = _names_of_head(source, config, kind) if source else None
@@ -176,6 +179,8 @@ def _training_rows(
                 f"({', '.join(names[:20])}); {_OTHER_TASK}; otherwise take the data that it was "
                 "trained on"
             )
+    elif source and names is None:
+        rows = _numbered(settings, kind, rows, source, config, _OTHER_TASK)
     if kind.name == "token-classification" and all(name.isdecimal() for name in rows.names):
         raise InputError(
             f"{settings.train}: the tags are numbers without names, which would be scored as words "
@@ -189,7 +194,60 @@ def _names_of_head(source: Checkpoint, config: Any, kind: Kind[Any]) -> list[str
     if not kind.named or task_head(source) != kind.head:
         return None
     names = label_names(config)
-    return None if names == [str(i) for i in range(len(names))] else names
+    return None if names == _numbers(names) else names
+
+
+def _numbers(names: Sequence[str]) -> list[str]:
+    return [str(i) for i in range(len(names))]
+
+
+def _numbered(
+    settings: FineTuneSettings,
+    kind: Kind[Any],
+    rows: Rows,
+    checkpoint: Checkpoint,
+    config: Any,
+    advice: str,
+) -> Rows:
+    """The training rows, their class ids those of a head whose classes are numbers.
+
+    Names cannot be matched to numbers: by the alphabet each class might be another one.
+    A number of classes that is not the head's is left to `check_head`.
+
+    Args:
+        settings: Of the rows, which may be read a second time.
+        kind: Of the task.
+        rows: As they are read where no classes are known.
+        checkpoint: With the head; without one for this kind nothing is to be matched.
+        config: The checkpoint's.
+        advice: What to do besides, where the labels are names.
+
+    Returns:
+        `rows`, with the names that the data has, where the ids are the same.
+
+    Raises:
+        InputError: If the labels are names.
+    """
+    numbers = _numbers(rows.names)
+    if not kind.named or task_head(checkpoint) != kind.head or config.num_labels != len(numbers):
+        return rows
+    if rows.names == numbers:
+        return rows
+    try:
+        _, found = read_split(settings, settings.train, "train", kind.name, numbers)
+    except InputError:
+        found = None
+    if found is not None and not found.counts.get("unseen_tags"):
+        same = kind.head == "TokenClassification" or np.array_equal(found.gold, rows.gold)
+        return rows if same else found
+    unnamed = config.id2label[0] == "LABEL_0"  # then its numbers are those of transformers
+    if unnamed and all(re.fullmatch(r"-?\d+", name, re.ASCII) for name in rows.names):
+        return rows  # numbers in the order of their values
+    raise InputError(
+        f"{settings.train}: the labels ({', '.join(rows.names[:20])}) cannot be matched to the "
+        f"classes of {checkpoint.path}, which are numbers (0 to {len(numbers) - 1}); write these "
+        f"numbers as labels, or name its classes in its config.json (id2label); {advice}"
+    )
 
 
 def task_hashes(settings: FineTuneSettings) -> dict[str, str]:
@@ -338,7 +396,12 @@ def _load_teacher(task: Task, source: Checkpoint, teacher: Checkpoint) -> Any:
         task.tokenizer, load_tokenizer(teacher), {"model": source.path, "teacher": teacher.path}
     )
     model = load_task_model(teacher, task, "a teacher is fine-tuned on the same task")
-    stored = _names_of_head(teacher, load_config(teacher), task.kind)
+    config = load_config(teacher)
+    stored = _names_of_head(teacher, config, task.kind)
+    if stored is None:
+        rows, advice = task.train.rows, "or fine-tune it on these rows"
+        if _numbered(task.settings, task.kind, rows, teacher, config, advice) is not rows:
+            stored = label_names(config)
     if stored and stored != task.names:
         raise InputError(
             f"{teacher.path}: the teacher's labels are {', '.join(stored)}, the task's "

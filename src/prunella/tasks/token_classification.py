@@ -106,7 +106,7 @@ class TokenClassification:
                 f"{list_rows(unequal)}; each word needs one"
             )
         given = names_of(table, label)
-        by_id = given or _names_of_numbers(written, names, f"{source}, column '{label}'")
+        by_id = _names_of_numbers(written, given, names, f"{source}, column '{label}'")
         tags = [to_iob2([_tag(value, by_id) for value in row]) for row in written]
         seen = Counter(tag for row in tags for tag in row)
         if names is None:
@@ -218,17 +218,24 @@ def _lists(table: datasets.Dataset, column: str, source: str) -> list[list[Any]]
 
 
 def _names_of_numbers(
-    written: list[list[Any]], known: list[str] | None, where: str
+    written: list[list[Any]], given: list[str] | None, known: list[str] | None, where: str
 ) -> list[str] | None:
-    """The known tags where a table without names holds their numbers; None where it holds tags.
+    """What the numbers of a table are called; None where it holds tags, or numbers stay numbers.
+
+    Args:
+        written: The column of tags.
+        given: The names that come with the table.
+        known: The tags that are settled already; if they are numbers, the table's are meant.
+        where: File and column, for messages.
 
     Raises:
-        InputError: If a number is none of theirs.
+        InputError: If a number is none of the known tags'.
     """
-    if not known or all(name.isdecimal() for name in known):
-        return None
-    if not all(_is_number(value) for row in written for value in row):
-        return None
+    numbers = all(_is_number(value) for row in written for value in row)
+    if known and all(name.isdecimal() for name in known):
+        return None if numbers else given
+    if given or not known or not numbers:
+        return given
     wrong = [i for i, row in enumerate(written) if any(int(v) >= len(known) for v in row)]
     if wrong:
         raise InputError(
