@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from prunella.engine.card import Card
-from prunella.engine.kinds import TASKS, make_task, task_name
+from prunella.engine.kinds import TASKS, make_task, task_name, usual_reading
 from prunella.errors import InputError
 
 
@@ -69,11 +69,22 @@ def test_every_name_makes_its_task() -> None:
 
 def test_what_was_recorded_of_questions() -> None:
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
-    record = {"no_answer": True, "max_length": 256}
+    record = {"no_answer": True, "max_answer_length": 7}
     trained: Any = make_task("question-answering", card(None, record=record), tokenizer, {})
-    assert (trained.no_answer, trained.max_length) == (True, 256)
+    assert (trained.no_answer, trained.max_answer_length) == (True, 7)
     plain: Any = make_task("question-answering", card(None), tokenizer, {})
-    assert (plain.no_answer, plain.max_length) == (False, 384)
+    assert (plain.no_answer, plain.max_answer_length) == (False, 30)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_texts_are_read_as_was_recorded(name: str) -> None:
+    recorded = usual_reading(name, card(None, record={"max_length": 96, "stride": 0}))
+    plain = usual_reading(name, card(None))
+    odd = usual_reading(name, card(None, record={"max_length": -1, "stride": "x"}))
+    length = 384 if name == "question-answering" else None
+    assert plain == odd == (length, 128)
+    # An embedding is none of what the rows of a task taught, nor is a masked word.
+    assert recorded == ((None, 128) if name in ("embedding", "fill-mask") else (96, 0))
 
 
 def test_a_wanted_task_must_fit() -> None:

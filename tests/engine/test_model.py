@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 import prunella
 from prunella.engine import model as model_module
 from prunella.engine.batching import micro_batches
-from prunella.engine.model import Outcome
+from prunella.engine.model import Model, Outcome
 from prunella.errors import InputError
-from prunella.packed.read import open_packed
-from prunella.packed.write import write
+from prunella.packed.read import PackedFile, open_packed
+from prunella.packed.write import TensorSpec, write
 
 Tinies = Callable[..., Tiny]
 WORDS = "the captain finds a golden lantern in the attic when the queen leaves".split()
@@ -140,7 +140,6 @@ OTHERS: list[tuple[str, Any, str]] = [
     ("QuestionAnswering", ("where?", "  "), "the context is empty"),
     ("QuestionAnswering", ("", "here"), "the question is empty"),
     ("QuestionAnswering", ("where?", "\u200b\x01"), "nothing that the tokenizer keeps"),
-    ("QuestionAnswering", ("where " * 80, "here"), "leaves no room"),
     ("MaskedLM", "no mask", r"no \[MASK\] in 'no mask'"),
     ("MaskedLM", "a " * 90 + "[MASK]", r"\[MASK\] stands behind the first 64 tokens"),
 ]
@@ -182,6 +181,48 @@ def test_long_texts_are_cut(tiny: Tinies) -> None:
             model(long, max_length=wrong)
 
 
+def test_texts_are_read_as_training_read_them(tiny: Tinies, tmp_path: Path) -> None:
+    long = " ".join(WORDS * 20)
+    record = {"max_length": 20, "stride": 6}
+    packed = with_record(tiny("bert", "SequenceClassification"), tmp_path, record)
+    model, plain = trained(packed), tiny("bert", "SequenceClassification").model()
+    assert model(long) == plain(long, max_length=20) != plain(long)
+    assert model(long, max_length=model.max_length) == plain(long)  # more, where it is asked for
+    with pytest.raises(InputError, match="20 is the most; shorten the text, raise max_length, or"):
+        model(long, truncate=False)
+    vector, whole = (
+        trained(packed, "embedding")(long),
+        trained(tiny("bert", "SequenceClassification").packed, "embedding")(long),
+    )
+    np.testing.assert_array_equal(vector.vector, whole.vector)  # no rows taught it
+    beyond = with_record(tiny("bert", "SequenceClassification"), tmp_path, {"max_length": 500})
+    assert trained(beyond)(long) == plain(long)  # all that the model takes
+
+
+@pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering"])
+def test_windows_are_those_of_training(tiny: Tinies, tmp_path: Path, head: str) -> None:
+    long = " ".join(WORDS * 20)
+    value = ("where", long) if head == "QuestionAnswering" else long
+    packed = with_record(tiny("bert", head), tmp_path, {"max_length": 20, "stride": 6})
+    model, plain = trained(packed), tiny("bert", head).model()
+    found = model.attempt([value])
+    assert found == plain.attempt([value], max_length=20, stride=6)
+    assert (
+        found != model.attempt([value], stride=0) == plain.attempt([value], max_length=20, stride=0)
+    )
+    assert model.attempt([value], max_length=64, stride=128) == plain.attempt([value])
+
+
+def test_a_long_question_leaves_half_of_the_room(tiny: Tinies) -> None:
+    """As in training."""
+    model = tiny("bert", "QuestionAnswering").model()
+    (outcome,) = model.attempt([("where " * 80, "here")])
+    assert isinstance(outcome, Outcome)
+    assert outcome.cut > 0 and outcome.tokens < 64
+    (short,) = model.attempt([("where", "here")])
+    assert isinstance(short, Outcome) and short.cut == 0
+
+
 def test_the_model_limits_what_its_tokenizer_allows(tiny: Tinies, tmp_path: Path) -> None:
     roberta = repacked(
         tiny("roberta"), tmp_path, "tokenizer_config.json", {"model_max_length": 1e30}
@@ -191,10 +232,21 @@ def test_the_model_limits_what_its_tokenizer_allows(tiny: Tinies, tmp_path: Path
     assert prunella.Model(bert, ReferenceRunner(bert)).max_length == 72
 
 
+def trained(packed: PackedFile, task: str | None = None) -> Model:
+    return Model(packed, ReferenceRunner(packed), task=task)
+
+
+def with_record(subject: Tiny, folder: Path, record: dict[str, Any]) -> PackedFile:
+    """The packed file, with this record of a task's training."""
+    packed = subject.packed
+    specs = [TensorSpec(name, packed.tensor(name), "dense") for name in packed.names]
+    path = folder / f"recorded-{subject.folder.name}.prn"
+    write(path, specs, {**packed.metadata, "task": record}, packed.files)
+    return open_packed(path)
+
+
 def repacked(subject: Tiny, folder: Path, name: str, changes: dict[str, Any]) -> Any:
     """The packed file without its tensors but the embeddings', one carried JSON file changed."""
-    from prunella.packed.write import TensorSpec
-
     packed = subject.packed
     files = dict(packed.files)
     files[name] = json.dumps(json.loads(files[name]) | changes).encode()

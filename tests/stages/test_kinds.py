@@ -198,23 +198,22 @@ def test_the_engine_says_what_evaluation_says(chain: Chain) -> None:
     examples, deciding = open_for_evaluation(settings, checkpoint, network.config)
     predictions = predict(network, examples, deciding)
     rows = [row(chain.kind, i) for i in range(40)]
-    how = {"max_length": 24} | ({"stride": 6} if "-answer" in chain.kind else {})
     if chain.kind == "token-classification":
-        served = engine([" ".join(r["tokens"]) for r in rows], **how, stride=6)
+        served = engine([" ".join(r["tokens"]) for r in rows])
         asked = [_entities(r["tokens"], v) for r, v in zip(rows, predictions.values, strict=True)]
         found = [[(e.label, e.start, e.end) for e in entities] for entities in served]
     elif chain.kind == "multiple-choice":
-        served = engine([{"text": r["text"], "choices": r["choices"]} for r in rows], **how)
+        served = engine([{"text": r["text"], "choices": r["choices"]} for r in rows])
         for choice, detail in zip(served, predictions.details, strict=True):
             likely = softmax(detail["logits"]).tolist()  # nearly equal ones, after so few steps
             assert choice.scores == pytest.approx(likely, abs=1e-3)
         return
     elif chain.kind == "question-answering":
-        served = engine([(r["question"], r["context"]) for r in rows], **how)
+        served = engine([(r["question"], r["context"]) for r in rows])
         asked, found = predictions.values, [answer.text for answer in served]
         assert "" in found or any(found)
     else:
-        served = engine([r["text"] for r in rows], **how)
+        served = engine([r["text"] for r in rows])
         asked = [detail["prediction"] for detail in predictions.details]
         if chain.kind == "multi-label":
             found = [sorted(one.labels) for one in served]

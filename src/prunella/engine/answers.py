@@ -20,7 +20,6 @@ from prunella.errors import InputError
 
 # Spans over whose probabilities the softmax runs, as in the official evaluation of SQuAD.
 _CONSIDERED = 20
-_USUAL_LENGTH = 384
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ class AnswerTask:
         self,
         *,
         no_answer: bool,
-        max_length: int | None = None,
         threshold: float = 0.0,
         max_answer_length: int = USUAL_ANSWER_LENGTH,
     ) -> None:
@@ -55,13 +53,11 @@ class AnswerTask:
 
         Args:
             no_answer: Whether the model was trained on questions without an answer.
-            max_length: Tokens of a window in training, if known.
             threshold: Used where the options leave it open, as is the next.
             max_answer_length: Tokens of an answer at most.
         """
         self.threshold, self.max_answer_length = threshold, max_answer_length
         self.no_answer = no_answer
-        self.max_length = max_length or _USUAL_LENGTH
 
     def read(self, value: Any) -> Example:
         return question(value)
@@ -71,8 +67,7 @@ class AnswerTask:
     ) -> list[Window]:
         if not len(texts[1]):
             raise InputError("the context holds nothing that the tokenizer keeps")
-        usual = min(self.max_length, encoder.positions)
-        limit = encoder.limit(options.max_length or usual, True)
+        limit = encoder.limit(options.max_length, True)
         return encoder.sliding(texts[1], limit, options.stride, before=texts[0])
 
     def rows(self, window: Window) -> NDArray[np.intp]:

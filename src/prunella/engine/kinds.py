@@ -12,7 +12,7 @@ from prunella.engine.card import Card
 from prunella.engine.choices import ChoiceTask
 from prunella.engine.entities import EntityTask
 from prunella.engine.fill_mask import FillMaskTask
-from prunella.engine.options import USUAL_ANSWER_LENGTH
+from prunella.engine.options import USUAL_ANSWER_LENGTH, USUAL_STRIDE
 from prunella.engine.tasks import (
     ClassificationTask,
     EmbeddingTask,
@@ -38,6 +38,8 @@ _MAKERS: dict[str, Callable[[Card, Tokenizer, Settings], Task]] = {
     "embedding": lambda *_: EmbeddingTask(),
 }
 TASKS = tuple(_MAKERS)
+_LEARNED_FROM_TEXT = ("embedding", "fill-mask")  # not from rows of a task, whatever is recorded
+_USUAL_LENGTHS = {"question-answering": 384}
 
 # What a head can serve; the first one is what it is for, but for sequence classifiers, which
 # `_of_classifier` tells apart.
@@ -84,6 +86,20 @@ def make_task(name: str, card: Card, tokenizer: Tokenizer, settings: Settings) -
     return _MAKERS[name](card, tokenizer, settings)
 
 
+def usual_reading(name: str, card: Card) -> tuple[int | None, int]:
+    """How a task's texts are read where a call leaves it open: as its training read them.
+
+    Returns:
+        Tokens of a sequence at most, None for all that the model takes; and tokens that windows
+        share.
+    """
+    if name in _LEARNED_FROM_TEXT:
+        return None, USUAL_STRIDE
+    stride = _recorded(card, "stride", 0)
+    length = _recorded(card, "max_length", 1) or _USUAL_LENGTHS.get(name)
+    return length, USUAL_STRIDE if stride is None else stride
+
+
 def _of_classifier(card: Card) -> str:
     """As `problem_type` says, else as was recorded; one output alone is a number."""
     problems = {
@@ -99,9 +115,8 @@ def _of_classifier(card: Card) -> str:
 def _answers(card: Card) -> AnswerTask:
     return AnswerTask(
         no_answer=bool(card.record.get("no_answer", False)),
-        max_length=_recorded_length(card, "max_length"),
         threshold=_threshold(card, 0.0),
-        max_answer_length=_recorded_length(card, "max_answer_length") or USUAL_ANSWER_LENGTH,
+        max_answer_length=_recorded(card, "max_answer_length", 1) or USUAL_ANSWER_LENGTH,
     )
 
 
@@ -110,6 +125,6 @@ def _threshold(card: Card, usual: float) -> float:
     return float(found) if isinstance(found, (int, float)) else usual
 
 
-def _recorded_length(card: Card, name: str) -> int | None:
+def _recorded(card: Card, name: str, least: int) -> int | None:
     found = card.record.get(name)
-    return found if isinstance(found, int) and found > 0 else None
+    return found if isinstance(found, int) and found >= least else None

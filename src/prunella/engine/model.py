@@ -15,7 +15,7 @@ from tokenizers import Encoding
 from prunella.engine.batching import micro_batches
 from prunella.engine.card import Card, read_card
 from prunella.engine.inputs import Example, is_lone
-from prunella.engine.kinds import make_task, task_name
+from prunella.engine.kinds import make_task, task_name, usual_reading
 from prunella.engine.matrices import Arithmetic
 from prunella.engine.options import Options, choose
 from prunella.engine.results import Result
@@ -97,7 +97,14 @@ class Model:
         tokenizer, settings = read_tokenizer(packed.files, packed.path)
         self.task: Task = make_task(name, self.card, tokenizer, settings)
         positions = min(self.card.positions, longest_input(settings) or self.card.positions)
-        self._encoder = TextEncoder(tokenizer, positions, token_types=self.card.token_types)
+        length, stride = usual_reading(name, self.card)
+        self._encoder = TextEncoder(
+            tokenizer,
+            positions,
+            token_types=self.card.token_types,
+            usual=length,
+            stride=stride,
+        )
         self._check_vocabulary(packed, tokenizer.get_vocab_size(with_added_tokens=True))
         self._check_labels()
 
@@ -108,7 +115,11 @@ class Model:
 
     @property
     def max_length(self) -> int:
-        """Tokens of a sequence at most, special ones included."""
+        """Tokens of a sequence that the model takes at most, special ones included.
+
+        Where a call does not ask for as many, with its own `max_length`, a task reads what its
+        training read.
+        """
         return self._encoder.positions
 
     @overload

@@ -18,7 +18,8 @@ class Options:
     """What every task takes.
 
     Attributes:
-        max_length: Tokens of a sequence at most; by default all that the model takes.
+        max_length: Tokens of a sequence at most; by default as trained, or all that the model
+            takes where no training for the task is recorded.
     """
 
     max_length: int | None = None
@@ -71,21 +72,21 @@ class EntityOptions(Options):
     Attributes:
         aggregation: How a word gets its tag: that of its first token, of the average over its
             tokens, of its surest token; "simple" takes tokens for words.
-        stride: Tokens that the windows of a long text share.
+        stride: Tokens that the windows of a long text share; by default as trained, or else 128.
     """
 
     aggregation: Aggregation = "first"
-    stride: int = 128
+    stride: int | None = None
 
 
 @dataclass(frozen=True)
 class AnswerOptions(Options):
-    """Of question answering. `max_length` is 384 by default, if the model takes as many.
+    """Of question answering. `max_length` is 384 where no training is recorded.
 
     Attributes:
         top_k: Candidates to name.
         max_answer_length: Tokens of an answer at most; by default as trained, or else 30.
-        stride: Tokens that the windows of a long context share.
+        stride: Tokens that the windows of a long context share; by default as trained, or else 128.
         no_answer: Whether the answer may be that there is none (SQuAD v2); by default as trained.
         threshold: `no_answer_score` above which that is the answer; by default as trained, or
             else 0.
@@ -93,7 +94,7 @@ class AnswerOptions(Options):
 
     top_k: int | None = 1
     max_answer_length: int | None = None
-    stride: int = 128
+    stride: int | None = None
     no_answer: bool | None = None
     threshold: float | None = None
 
@@ -119,6 +120,7 @@ class EmbeddingOptions(CutOptions):
 
 
 USUAL_ANSWER_LENGTH = 30
+USUAL_STRIDE = 128
 
 Chosen = TypeVar("Chosen", bound=Options)
 

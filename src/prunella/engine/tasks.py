@@ -196,8 +196,8 @@ def whole_window(texts: Sequence[Encoding], encoder: TextEncoder, options: CutOp
     window = encoder.whole(texts, limit)
     if window.cut and not options.truncate:
         raise InputError(
-            f"{len(window) + window.cut} tokens, {limit} is the most; shorten the text, or allow "
-            "truncate"
+            f"{len(window) + window.cut} tokens, {limit} is the most; shorten the text, "
+            f"{'raise max_length, ' if limit < encoder.positions else ''}or allow truncate"
         )
     return window
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from prunella.engine.options import USUAL_STRIDE
 from prunella.engine.runner import Ints
 from prunella.errors import InputError
 
@@ -61,16 +62,29 @@ class Window:
 class TextEncoder:
     """Makes windows of texts; safe to use from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer, positions: int, *, token_types: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        positions: int,
+        *,
+        token_types: bool,
+        usual: int | None = None,
+        stride: int = USUAL_STRIDE,
+    ) -> None:
         """Set up.
 
         Args:
             tokenizer: Without truncation and padding; it must not be changed any more.
             positions: Tokens that the model takes at most, special ones included.
             token_types: Whether the model tells first and second text apart.
+            usual: Tokens of a sequence at most where nothing else is asked for; None for all that
+                the model takes.
+            stride: Tokens that windows share where nothing else is asked for.
         """
         self.tokenizer = tokenizer
         self.positions = positions
+        self.usual = positions if usual is None else min(usual, positions)
+        self.stride = stride
         self.token_types = token_types
         probe = tokenizer.encode("a", add_special_tokens=False)
         if not len(probe):
@@ -100,7 +114,7 @@ class TextEncoder:
         """
         least = self.template(pair).special + (2 if pair else 1)
         if wanted is None:
-            wanted = self.positions
+            wanted = self.usual
         if not least <= wanted <= self.positions:
             raise InputError(f"max_length {wanted}: this model takes {least} to {self.positions}")
         return wanted
@@ -122,27 +136,30 @@ class TextEncoder:
         return self._window(ids, 0, lengths[-1], sum(lengths) - sum(kept))
 
     def sliding(
-        self, text: Encoding, limit: int, stride: int, before: Encoding | None = None
+        self, text: Encoding, limit: int, stride: int | None = None, before: Encoding | None = None
     ) -> list[Window]:
-        """Windows over a long text, each with the whole of the text `before` it.
+        """Windows over a long text, each with the text `before` it.
 
         Args:
             text: What to slide over.
             limit: Tokens of a window, special ones included.
-            stride: Tokens that a window shares with the next one; fewer if the room is small.
-            before: The first text of a pair, in every window.
+            stride: Tokens that a window shares with the next one, fewer if the room is small; None
+                for the usual ones.
+            before: The first text of a pair, in every window; cut where it takes more than half of
+                the room, and counted as cut in the first window.
         """
-        head = [] if before is None else [before.ids]
-        room = limit - self.template(before is not None).special - sum(map(len, head))
-        if room < 1:
-            raise InputError(
-                f"the first text has {len(head[0])} tokens, which leaves no room for the second "
-                f"one in {limit}; shorten it or raise max_length"
-            )
-        step = max(1, room - min(stride, room // 2))
+        room = limit - self.template(before is not None).special
+        head: list[list[int]] = []
+        cut = 0
+        if before is not None:
+            head = [before.ids[: room // 2]]
+            cut = len(before) - len(head[0])
+            room -= len(head[0])
+        step = max(1, room - min(self.stride if stride is None else stride, room // 2))
         ids, windows, begin = text.ids, [], 0
         while True:
-            windows.append(self._window([*head, ids[begin : begin + room]], begin, len(ids)))
+            part = ids[begin : begin + room]
+            windows.append(self._window([*head, part], begin, len(ids), 0 if windows else cut))
             if begin + room >= len(ids):
                 return windows
             begin += step

@@ -426,7 +426,7 @@ class PredictSettings(Settings):
     normalize: bool = False
     """Embeddings of length 1."""
     max_length: Count | None = None
-    """Tokens of a sequence at most; by default what the model takes. Longer texts are cut, or read in windows."""
+    """Tokens of a sequence at most; by default as trained, or what the model takes where no training is recorded. Longer texts are cut, or read in windows."""
     skip_bad: bool = False
     """Report bad rows with their line, pass over them and count them; otherwise the first one ends the run."""
     threads: Count | None = None

@@ -14,6 +14,7 @@ from prunella.data.metrics import metrics
 from prunella.data.presets import preset_of, settled
 from prunella.data.readers import read_table
 from prunella.data.task_batches import EncodedTask
+from prunella.engine.options import USUAL_STRIDE
 from prunella.errors import InputError
 from prunella.models import (
     check_length,
@@ -43,7 +44,6 @@ _INHERITED = (
     *("text", "pair", "label", "choices", "max_length", "stride", "no_answer", "threshold"),
     "max_answer_length",
 )
-_USUAL_STRIDE = 128
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def reading_of(
     for config in configs:
         check_length("max_length", length, config)
     token_types = any(takes_token_types(config) for config in configs)
-    stride = _USUAL_STRIDE if settings.stride is None else settings.stride
+    stride = USUAL_STRIDE if settings.stride is None else settings.stride
     return Reading(tokenizer, length, stride, token_types)
 
 

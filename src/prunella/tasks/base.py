@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prunella.data.task_batches import EncodedTask
 from prunella.data.tasks import Columns
+from prunella.engine.options import USUAL_STRIDE
 from prunella.engine.tokens import TextEncoder
 from prunella.errors import InputError
 
@@ -31,7 +32,7 @@ class Reading:
 
     tokenizer: PreTrainedTokenizerFast
     max_length: int
-    stride: int = 128
+    stride: int = USUAL_STRIDE
     token_types: bool = False
 
     def encoder(self) -> TextEncoder:
@@ -39,7 +40,9 @@ class Reading:
         backend = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
         backend.no_truncation()
         backend.no_padding()
-        return TextEncoder(backend, self.max_length, token_types=self.token_types)
+        return TextEncoder(
+            backend, self.max_length, token_types=self.token_types, stride=self.stride
+        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from prunella.data.tasks import Columns, Usual, find_columns, find_texts, first_
 from prunella.engine.answers import AnswerTask
 from prunella.engine.inputs import Example
 from prunella.engine.options import AnswerOptions
-from prunella.engine.tokens import TextEncoder, Window
+from prunella.engine.tokens import Window
 from prunella.errors import InputError
 from prunella.tasks.base import Deciding, Predictions, Reading, check_reading
 from prunella.tasks.choosing import divergence, spread
@@ -162,7 +162,7 @@ class QuestionAnswering:
         reading: Reading,
         deciding: Deciding,
     ) -> Predictions:
-        task = _task(reading, deciding.no_answer)
+        task = AnswerTask(no_answer=deciding.no_answer)
         options = AnswerOptions(
             top_k=_CANDIDATES,
             max_answer_length=deciding.max_answer_length,
@@ -211,35 +211,24 @@ def _pairs(
     return texts_of(table, question, source), texts_of(table, context, source)
 
 
-def _task(reading: Reading, no_answer: bool = False) -> AnswerTask:
-    return AnswerTask(no_answer=no_answer, max_length=reading.max_length)
-
-
 def _windows(
     rows: QuestionRows, reading: Reading
 ) -> Iterator[tuple[list[Encoding], list[Window], bool]]:
     """For each row the tokens of question and context, its windows, and whether the question
     was cut, to leave half of the room to the context."""
     encoder = reading.encoder()
-    task, options = _task(reading), AnswerOptions(stride=reading.stride)
+    task, options = AnswerTask(no_answer=False), AnswerOptions()
     context, known = "", Encoding()
     for number, question in enumerate(rows.questions):
         if rows.contexts[number] != context or not number:  # many questions share one
             context = rows.contexts[number]
             (known,) = encoder.encode([context])
         (asked,) = encoder.encode([question])
-        most = _room(encoder) // 2
-        cut = len(asked) > most
-        if cut:
-            asked.truncate(most)
         try:
-            yield [asked, known], task.windows([asked, known], encoder, options), cut
+            windows = task.windows([asked, known], encoder, options)
+            yield [asked, known], windows, any(window.cut for window in windows)
         except InputError as error:
             raise InputError(f"row {number + 1}: {error}") from None
-
-
-def _room(encoder: TextEncoder) -> int:
-    return encoder.positions - encoder.template(True).special
 
 
 def _tokens(context: Encoding, span: tuple[int, int]) -> tuple[int, int] | None:

@@ -141,7 +141,7 @@ class TokenClassification:
         for number, (words, tags) in enumerate(zip(rows.words, rows.tags, strict=True)):
             text, marks = _marked(words, encoder)
             silent += len(words) - sum(mark.first for mark in marks)
-            windows = encoder.sliding(text, encoder.limit(None, False), reading.stride)
+            windows = encoder.sliding(text, encoder.limit(None, False))
             for window, (begin, end) in zip(windows, shares(windows), strict=True):
                 mine = [mark for mark in marks if begin <= mark.token < end]
                 wanted = [tags[m.word] if m.first else inside(tags[m.word]) for m in mine]
