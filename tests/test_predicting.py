@@ -18,7 +18,7 @@ import pytest
 from engine.conftest import Tiny, tiny  # noqa: F401  (a fixture)
 from engine.reference import ReferenceRunner
 
-from prunella import predicting
+from prunella import predicting, prediction_files
 from prunella.cli import main
 from prunella.engine.model import Model, Outcome
 from prunella.engine.results import Regression
@@ -420,6 +420,45 @@ def test_results_of_other_settings_are_not_mixed(
     assert [line["line"] for line in bench.lines()] == [1, 2, 3, 4]
     code, _, err = bench(*command)
     assert code == 2 and "exists; choose another --out or pass --overwrite" in " ".join(err.split())
+
+
+def test_two_processes_do_not_write_one_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predicting, "_ROWS", 2)
+    path = bench.write("t.txt", "\n".join(TEXTS))
+    command = ("--file", path, "--out", bench.folder / "out.jsonl")
+    honest, refused = Model.attempt, []
+
+    def attempt(self: Model, inputs: Any, **options: Any) -> Any:
+        if not refused:  # the second one begins in the middle of the first
+            refused.append(None)
+            refused[:] = [bench(*command, *more) for more in ((), ("--overwrite",))]
+        return honest(self, inputs, **options)
+
+    monkeypatch.setattr(Model, "attempt", attempt)
+    assert bench(*command)[0] == 0
+    for code, _, err in refused:
+        assert code == 2
+        said = " ".join(err.split())
+        assert "out.jsonl.partial: another process is working on it; wait or stop it" in said
+    assert [line["line"] for line in bench.lines()] == [1, 2, 3, 4]
+    assert sorted(p.name for p in bench.folder.iterdir()) == ["out.jsonl", "t.txt"]
+
+
+def test_what_was_finished_meanwhile_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bench.write("t.txt", "\n".join(TEXTS))
+    honest, seen = prediction_files._check_absent, []
+
+    def check(out: Path, overwrite: bool) -> None:
+        honest(out, overwrite)
+        if not seen:  # another process ends between the question and the lock
+            seen.append(out)
+            bench.write("out.jsonl", "its results\n")
+
+    monkeypatch.setattr(prediction_files, "_check_absent", check)
+    code, _, err = bench("--file", path, "--out", bench.folder / "out.jsonl")
+    assert code == 2 and "exists; choose another --out" in " ".join(err.split())
+    assert (bench.folder / "out.jsonl").read_text() == "its results\n"
+    assert sorted(p.name for p in bench.folder.iterdir()) == ["out.jsonl", "t.txt"]
 
 
 def test_out_that_cannot_be_written(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -55,19 +56,54 @@ class Target:
 
 
 class _FileTarget(Target):
-    """Lines go to OUT.partial, which becomes OUT at the end; OUT.partial.json says whose it is."""
+    """Lines go to OUT.partial, which becomes OUT at the end; OUT.partial.json says whose it is.
 
-    def __init__(self, out: Path, record: dict[str, Any], *, overwrite: bool) -> None:
+    That file is locked as long as a process is at work on OUT, and the last thing to go.
+    """
+
+    def __init__(self, out: Path, record: dict[str, Any], *, overwrite: bool, fresh: bool) -> None:
+        """Opens them; `overwrite` may replace OUT, `fresh` discards what is in OUT.partial.
+
+        Raises:
+            InputError: If another process is at work on OUT, OUT was made by one meanwhile, what is
+                in OUT.partial is of other settings, or the files cannot be written.
+        """
         self.out, self.record = out, record
         self.partial = out.with_name(out.name + ".partial")
         self.owner = out.with_name(out.name + ".partial.json")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            self._take_up(overwrite)
-            self.owner.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            super().__init__(self.partial.open("a", encoding="utf-8"))
+            self._lock = self.owner.open("a+", encoding="utf-8")
+            try:
+                self._begin(overwrite, fresh)
+            except BaseException:
+                self._lock.close()
+                raise
         except OSError as error:
             raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+    def _begin(self, overwrite: bool, fresh: bool) -> None:
+        """Locks the record, and goes on behind what is there."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have ended, and removed the file, since it was opened here.
+            free = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.owner))
+        except (BlockingIOError, FileNotFoundError):
+            free = False
+        if not free:
+            raise InputError(f"{self.partial}: another process is working on it; wait or stop it")
+        try:
+            _check_absent(self.out, overwrite)  # again: it may just have been finished
+            self._take_up(fresh)
+        except BaseException:
+            if not os.fstat(self._lock.fileno()).st_size:  # it was made above
+                self.owner.unlink()
+            raise
+        if _read_json(self.owner) != self.record:
+            self._lock.truncate(0)
+            self._lock.write(json.dumps(self.record, indent=1) + "\n")
+            self._lock.flush()
+        super().__init__(self.partial.open("a", encoding="utf-8"))
 
     def write(self, result: dict[str, Any]) -> None:
         try:
@@ -94,10 +130,12 @@ class _FileTarget(Target):
             self.owner.unlink()
         except OSError as failure:
             raise InputError(f"{self.out}: cannot be written ({failure.strerror})") from None
+        finally:
+            self._lock.close()
 
-    def _take_up(self, overwrite: bool) -> None:
+    def _take_up(self, fresh: bool) -> None:
         """Keeps the whole lines of an interrupted run of the same settings."""
-        if overwrite or not self.partial.exists():
+        if fresh or not self.partial.exists():
             self.partial.unlink(missing_ok=True)
             return
         if changed := _changed(_read_json(self.owner), self.record):
@@ -137,10 +175,15 @@ def open_target(settings: PredictSettings, out: str) -> Target:
             if path.exists() and os.path.samefile(name, path):
                 raise InputError(f"{path}: is what is read; choose another --out")
             record[name] = [found.st_size, found.st_mtime_ns]
-    if path.exists() and not settings.overwrite:
-        raise InputError(f"{path}: exists; choose another --out or pass --overwrite")
+    _check_absent(path, settings.overwrite)
     # Standard input cannot be read a second time from its beginning, so nothing is taken up.
-    return _FileTarget(path, record, overwrite=settings.overwrite or settings.file == "-")
+    fresh = settings.overwrite or settings.file == "-"
+    return _FileTarget(path, record, overwrite=settings.overwrite, fresh=fresh)
+
+
+def _check_absent(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: exists; choose another --out or pass --overwrite")
 
 
 class Meter:
