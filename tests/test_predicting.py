@@ -20,10 +20,12 @@ from engine.reference import ReferenceRunner
 
 from prunella import predicting, prediction_files
 from prunella.cli import main
+from prunella.columns import Layout, find_columns, pick
 from prunella.engine.model import Model, Outcome
 from prunella.engine.results import Regression
 from prunella.errors import InputError
 from prunella.packed.read import open_packed
+from prunella.packed.write import TensorSpec, write
 
 Tinies = Callable[..., Tiny]
 OUTCOME = Outcome(Regression(0.5, (0.5,)), tokens=9, cut=0)
@@ -470,11 +472,16 @@ def test_out_that_cannot_be_written(bench: Bench) -> None:
 # ------------------------------------------------------------------------------- columns
 
 
+FOUND = {"columns": {"text": "one", "pair": "two", "label": "label", "choices": None}}
+ONE = {"columns": {"text": "sentence", "pair": None, "label": "label", "choices": None}}
+
+
 @pytest.mark.parametrize(
     ("names", "task", "trained", "expected"),
     [
         (["text", "text_pair"], "classification", {}, ("text", "text_pair")),
         (["text", "text_pair"], "token-classification", {}, ("text",)),
+        (["id", "tokens", "tags"], "token-classification", {}, ("tokens",)),
         (["sentence", "body"], "classification", {"text": "body"}, ("body",)),
         (["a", "b", "text"], "classification", {"text": "a", "pair": "b"}, ("a", "b")),
         (["text"], "classification", {"text": "a", "pair": "b"}, ("text",)),
@@ -482,11 +489,101 @@ def test_out_that_cannot_be_written(bench: Bench) -> None:
         (["anything"], "embedding", {}, ("anything",)),
         (["id", "question", "choices"], "multiple-choice", {}, ("question", "choices")),
         (["a", "b", "text"], "multiple-choice", {"text": "a", "choices": "b"}, ("a", "b")),
+        # Those that training found come first, and only as many as it had.
+        (["text", "text_pair", "two", "one"], "classification", FOUND, ("one", "two")),
+        (["text", "sentence"], "classification", ONE, ("sentence",)),
+        (["one", "two", "text"], "embedding", FOUND, ("text",)),
+        (["question", "context", "one", "two"], "question-answering", FOUND, ("one", "two")),
+        (["premise", "hypothesis", "text"], "regression", {"pairs": False}, ("text",)),
+        (
+            ["text", "premise", "hypothesis"],
+            "regression",
+            {"pairs": True},
+            ("premise", "hypothesis"),
+        ),
+        (
+            ["a", "b", "c", "d", "question", "choices"],
+            "multiple-choice",
+            {"columns": {"text": "a", "pair": "b", "choices": "c,d"}},
+            ("a", "b", "c", "d"),
+        ),
     ],
 )
-def test_columns(names: list[str], task: str, trained: dict[str, str], expected: Any) -> None:
-    from prunella.columns import find_columns
-
-    assert find_columns(names, given=(), task=task, trained=trained) == expected
+def test_columns(names: list[str], task: str, trained: dict[str, Any], expected: Any) -> None:
+    assert find_columns(names, given=(), task=task, trained=trained).names == expected
     with pytest.raises(InputError, match="cannot tell"):
-        find_columns(["x", "y"], given=(), task=task, trained={})
+        find_columns(["x", "y"], given=(), task=task, trained=trained)
+
+
+@pytest.mark.parametrize("given", [(), ("text",)])
+def test_single_texts_for_a_model_of_pairs(given: tuple[str, ...]) -> None:
+    trained = {"pairs": True}
+    with pytest.raises(InputError, match="holds single texts, the model was trained on pairs of t"):
+        find_columns(["text"], given=given, task="classification", trained=trained)
+    assert find_columns(["text"], given=given, task="embedding", trained=trained) == Layout("text")
+
+
+@pytest.mark.parametrize("given", [(), ("sentence1", "sentence2")])
+def test_pairs_for_a_model_of_single_texts(given: tuple[str, ...]) -> None:
+    names, trained = ["sentence1", "sentence2"], {"pairs": False}
+    with pytest.raises(InputError, match="holds pairs of texts, the model was trained on single "):
+        find_columns(names, given=given, task="classification", trained=trained)
+
+
+def test_choices_behind_a_second_text_are_no_usual_ones() -> None:
+    trained = {"columns": {"text": "article", "pair": "question", "choices": "options"}}
+    with pytest.raises(InputError, match="cannot tell"):
+        find_columns(["text", "choices"], given=(), task="multiple-choice", trained=trained)
+
+
+PAIR, ENDS = Layout("a", "b"), Layout("a", "b", ("c", "d"))
+LISTS = Layout("a", None, ("c",))
+
+
+@pytest.mark.parametrize(
+    ("record", "layout", "how", "expected"),
+    [
+        ({"a": "x", "b": "y"}, PAIR, {}, ("x", "y")),
+        ({"a": "x", "b": None}, PAIR, {"pairs": True}, ("x", "")),  # as training reads it
+        ({"a": "x"}, Layout("a", "text_pair"), {}, "x"),
+        ({"a": "x"}, Layout("a", "text_pair"), {"pairs": True}, ("x", "")),
+        ({"a": ["x", "y", 3]}, Layout("a"), {"words": True}, "x y 3"),
+        ({"a": "x", "b": "y", "c": "1", "d": "2"}, ENDS, {}, ("x", ["y 1", "y 2"])),
+        ({"a": "x", "c": ["1", "2"]}, LISTS, {}, ("x", ["1", "2"])),
+        ({"a": "x", "c": {"label": ["A"], "text": ["1"]}}, LISTS, {}, ("x", ["1"])),
+    ],
+)
+def test_what_is_picked(record: Any, layout: Layout, how: dict[str, Any], expected: Any) -> None:
+    assert pick(record, layout, **how) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "layout", "how", "words"),
+    [
+        ({"a": "x", "b": None}, PAIR, {}, "column 'b' is no text but NoneType"),
+        ({"a": ["x"]}, Layout("a"), {}, "column 'a' is no text but list"),
+        ({"a": ["x", None]}, Layout("a"), {"words": True}, "column 'a' is no text but list"),
+        ({"a": "x", "c": "1"}, LISTS, {}, "column 'c' is no list but str"),
+        ({"a": "x", "b": "y", "c": "1"}, ENDS, {}, "column 'd' is missing"),
+        ("x", PAIR, {"pairs": True}, "holds single texts, the model was trained on pairs"),
+    ],
+)
+def test_what_cannot_be_picked(record: Any, layout: Layout, how: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        pick(record, layout, **how)
+
+
+def test_a_model_of_pairs_takes_no_single_texts(bench: Bench) -> None:
+    packed = bench.subject.packed
+    path = bench.folder / "pairs.prn"
+    specs = [TensorSpec(name, packed.tensor(name), "dense") for name in packed.names]
+    record = {"kind": "classification", "pairs": True}
+    write(path, specs, {**packed.metadata, "task": record}, packed.files)
+    words = "holds single texts, the model was trained on pairs of texts"
+    lines = bench.write("t.txt", "\n".join(TEXTS))
+    for asked in (("--text", TEXTS[0]), ("--file", lines, "--out", bench.folder / "o.jsonl")):
+        code, _, err = bench(*asked, model=path)
+        assert code == 2 and words in " ".join(err.split())
+    assert not list(bench.folder.glob("o.jsonl*"))
+    assert bench("--text", TEXTS[0], "--text-pair", TEXTS[1], model=path)[0] == 0
+    assert bench("--text", TEXTS[0], "--task", "embedding", model=path)[0] == 0

@@ -7,12 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console
 
-from prunella.columns import find_columns, pick
+from prunella.columns import Layout, check_pairs, find_columns, pick, trained_on_pairs
 from prunella.engine.model import BATCH_TOKENS, Model, Outcome, load
 from prunella.errors import InputError
 from prunella.prediction_files import Meter, Target, open_target
@@ -142,6 +143,10 @@ def _check(settings: PredictSettings) -> None:
 
 
 def _predict_texts(model: Model, settings: PredictSettings, options: dict[str, Any]) -> Predictions:
+    paired = bool(settings.text_pair)
+    advice = "leave --text-pair out" if paired else "give --text-pair with each --text"
+    with _named("the command line"):
+        check_pairs(paired, _pairs(model), advice)
     inputs: Sequence[Any] = settings.text
     if settings.text_pair:
         inputs = list(zip(settings.text, settings.text_pair, strict=True))
@@ -170,10 +175,10 @@ def _predict_file(model: Model, settings: PredictSettings, options: dict[str, An
         with open_target(settings, settings.out) as target, Meter("predict", rows) as meter:
             done = replace(done, earlier=target.earlier)
             begun = time.perf_counter()
-            columns: tuple[str, ...] = ()
+            layout: Layout | None = None
             for chunk in _chunks(iter(rows), target.last_line):
-                columns = columns or _columns(model, settings, chunk)
-                done = _answer(model, settings, options, chunk, columns, target, done)
+                layout = layout or _layout(model, settings, chunk)
+                done = _answer(model, settings, options, chunk, layout, target, done)
                 done = replace(done, seconds=time.perf_counter() - begun)
                 meter.update(done.texts, done.tokens_per_second)
     finally:
@@ -181,22 +186,33 @@ def _predict_file(model: Model, settings: PredictSettings, options: dict[str, An
     return done
 
 
-def _columns(model: Model, settings: PredictSettings, chunk: Sequence[Row]) -> tuple[str, ...]:
-    """From the first row that has any."""
+def _layout(model: Model, settings: PredictSettings, chunk: Sequence[Row]) -> Layout | None:
+    """The columns, from the first row that has any; None where all rows are mere texts."""
     for row in chunk:
-        if isinstance(row.record, dict):
-            try:
+        with _named(f"{name_of(str(settings.file))}, line {row.line}"):
+            if isinstance(row.record, dict):
                 return find_columns(
                     row.record,
                     given=settings.columns,
                     task=model.task.name,
                     trained=model.card.record,
                 )
-            except InputError as error:
-                raise InputError(
-                    f"{name_of(str(settings.file))}, line {row.line}: {error}"
-                ) from None
-    return ()
+            if isinstance(row.record, str):
+                check_pairs(False, _pairs(model), "give a file with a column for each")
+    return None
+
+
+def _pairs(model: Model) -> bool | None:
+    return trained_on_pairs(model.task.name, model.card.record)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Says of an error where it is."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _answer(
@@ -204,13 +220,12 @@ def _answer(
     settings: PredictSettings,
     options: dict[str, Any],
     chunk: Sequence[Row],
-    columns: Sequence[str],
+    layout: Layout | None,
     target: Target,
     done: Predictions,
 ) -> Predictions:
     """Writes the results of some rows, in their order, up to the first bad one that counts."""
-    choices = model.task.name == "multiple-choice"
-    inputs = [_input(row, columns, choices) for row in chunk]
+    inputs = [_input(row, layout, model) for row in chunk]
     good = [value for value in inputs if not isinstance(value, InputError)]
     outcomes = iter(model.attempt(good, **options))
     for row, value in zip(chunk, inputs, strict=True):
@@ -229,11 +244,12 @@ def _answer(
     return done
 
 
-def _input(row: Row, columns: Sequence[str], choices: bool) -> Any:
-    if isinstance(row.record, InputError):
+def _input(row: Row, layout: Layout | None, model: Model) -> Any:
+    if isinstance(row.record, InputError) or layout is None:
         return row.record
+    words = model.task.name == "token-classification"
     try:
-        return pick(row.record, columns, choices=choices)
+        return pick(row.record, layout, words=words, pairs=_pairs(model))
     except InputError as error:
         return error
 

@@ -224,6 +224,41 @@ def test_the_engine_says_what_evaluation_says(chain: Chain) -> None:
     assert same >= 39  # a tie within the engine's rounding is allowed
 
 
+def test_a_file_is_predicted_as_it_is_evaluated(chain: Chain, tmp_path: Path) -> None:
+    """Row by row, with the columns, lengths and windows of training, none of them typed again."""
+    packed, asked, served = chain.out("model.prn"), tmp_path / "e.jsonl", tmp_path / "p.jsonl"
+    how = ("--threads", "1")
+    given = ("--data", chain.rows, "--predictions", str(asked), "--resamples", "10")
+    assert main(["evaluate", packed, *given, *how]) == 0
+    assert main(["predict", packed, "--file", chain.rows, "--out", str(served), *how]) == 0
+    wanted, found = (
+        [json.loads(line) for line in f.read_text().splitlines()] for f in (asked, served)
+    )
+    if chain.kind == "token-classification":
+        shown = [_entities(row["tokens"], row["prediction"]) for row in wanted]
+        said = [[(e["label"], e["start"], e["end"]) for e in row["entities"]] for row in found]
+    else:
+        shown = [row["prediction"] for row in wanted]
+        key = {"question-answering": "text", "multiple-choice": "index", "multi-label": "labels"}
+        said = [row[key.get(chain.kind, "label")] for row in found]
+    if chain.kind == "multi-label":
+        shown, said = ([sorted(labels) for labels in rows] for rows in (shown, said))
+    assert shown == said
+
+
+def test_columns_are_recorded_as_they_were_found(chain: Chain) -> None:
+    columns = {
+        "multi-label": ("text", None, "labels", None),
+        "token-classification": ("tokens", None, "tags", None),
+        "question-answering": ("question", "context", "answers", None),
+        "multiple-choice": ("text", None, "label", "choices"),
+        "classification": ("text", None, "label", None),
+    }
+    record = chain.task.provenance["task"]
+    assert tuple(record["columns"].values()) == columns[chain.kind]
+    assert record["text"] is None  # so that other rows may have other names
+
+
 def _entities(words: list[str], tags: list[str]) -> list[tuple[str, int, int]]:
     """Entities as the engine reads tags: neighbours of one type, anew at each B-."""
     found: list[tuple[str, int, int]] = []

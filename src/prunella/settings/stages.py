@@ -401,7 +401,7 @@ class PredictSettings(Settings):
     format: Literal["auto", "jsonl", "csv", "tsv", "text"] = "auto"
     """Format of FILE; auto goes by its name, on standard input by its first line."""
     columns: tuple[str, ...] = ()
-    """Column of the text; give --columns once more for the second text of a pair. By default those of training, or the usual names."""
+    """Column of the text; give --columns once more for the second text of a pair. By default those that training read, if FILE has them, or else the usual names."""
     task: (
         Literal[
             "classification",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -445,12 +445,13 @@ def _decided_by(task: Task) -> dict[str, Any]:
 def task_record(task: Task) -> dict[str, Any]:
     """What a later stage must know to read rows as this one did."""
     settings = task.settings
-    columns = {name: getattr(settings, name) for name in ("text", "pair", "label", "choices")}
+    named = {name: getattr(settings, name) for name in ("text", "pair", "label", "choices")}
     kind = task.kind.name
     return {
         "kind": kind,
         "labels": task.names,
-        **columns,
+        **named,  # by hand: other rows must have them as well
+        "columns": asdict(task.train.rows.columns),  # as they were found
         "max_length": task.train.reading.max_length,
         "stride": task.train.reading.stride,
         **task.kind.traits(task.train.rows),

@@ -92,6 +92,11 @@ class Rows(Protocol):
         ...
 
     @property
+    def columns(self) -> Columns:
+        """Where labelled rows were found, by name."""
+        ...
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """What is odd about the rows and how often ("answers_moved"), for the user to know."""
         ...

@@ -34,13 +34,13 @@ class Classification:
     def read(
         self, table: datasets.Dataset, columns: Columns, names: list[str] | None, source: str
     ) -> TextRows:
-        texts, pairs, label = read_labelled(table, columns, source)
+        texts, pairs, label, found_in = read_labelled(table, columns, source)
         where = f"{source}, column '{label}'"
         own = names_of(table, label)
         labels = by_own_names(clean(table[label][:], where), own, names)
         ids, found = to_class_ids(labels, names or own, where)
         ids.flags.writeable = False
-        return TextRows(texts, pairs, ids, found)
+        return TextRows(texts, pairs, ids, found, columns=found_in)
 
     def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str

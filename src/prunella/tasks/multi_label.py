@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -46,14 +47,15 @@ class MultiLabel:
     ) -> TextRows:
         flags = _flag_columns(table, columns, names, source)
         first = Columns(columns.text, columns.pair, flags[0]) if flags else columns
-        texts, pairs, label = read_labelled(table, first, source)
+        texts, pairs, label, found_in = read_labelled(table, first, source)
         if flags:
             labels, found = _from_columns(table, flags, names, source)
+            found_in = replace(found_in, label=",".join(flags))
         else:
             where = f"{source}, column '{label}'"
             labels, found = _from_lists(table[label][:], names, names_of(table, label), where)
         labels.flags.writeable = False
-        return TextRows(texts, pairs, labels, found)
+        return TextRows(texts, pairs, labels, found, columns=found_in)
 
     def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str

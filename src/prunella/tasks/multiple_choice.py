@@ -54,6 +54,7 @@ class ChoiceRows:
         texts: n contexts.
         choices: At least two a row; of a pair of texts each begins with the second one.
         labels: [n] int64: which choice is right.
+        columns: Where labelled rows were found; several of choices stand between commas.
     """
 
     texts: list[str]
@@ -61,6 +62,7 @@ class ChoiceRows:
     labels: np.ndarray
     names: list[str] = field(default_factory=list)
     counts: Mapping[str, int] = field(default_factory=dict)
+    columns: Columns = field(default_factory=Columns)
 
     @property
     def gold(self) -> np.ndarray:
@@ -97,7 +99,8 @@ class MultipleChoice:
         labels = _named(given, keys, where) if keys else None
         if labels is None:
             labels = _right(given, choices, where)
-        return ChoiceRows(texts_of(table, text, source), choices, labels)
+        found_in = Columns(text, pair, label, ",".join(chosen))
+        return ChoiceRows(texts_of(table, text, source), choices, labels, columns=found_in)
 
     def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str

@@ -8,7 +8,7 @@ windows and the choice of the span are the engine's own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import datasets
@@ -49,6 +49,7 @@ class QuestionRows:
         spans: Where an answer stands in its context, in characters: the first that is there; None
             without one.
         ids: What the data calls each row; None if nothing.
+        columns: Where labelled rows were found.
     """
 
     questions: list[str]
@@ -57,6 +58,7 @@ class QuestionRows:
     spans: list[tuple[int, int] | None]
     ids: list[Any] | None
     counts: Mapping[str, int]
+    columns: Columns = field(default_factory=Columns)
 
     @property
     def names(self) -> list[str]:
@@ -106,6 +108,7 @@ class QuestionAnswering:
             spans,
             table["id"][:] if "id" in there else None,
             {"answers_moved": moved},
+            Columns(question, context, label),
         )
 
     def read_texts(

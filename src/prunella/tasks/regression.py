@@ -41,7 +41,7 @@ class Regression:
     def read(
         self, table: datasets.Dataset, columns: Columns, names: list[str] | None, source: str
     ) -> TextRows:
-        texts, pairs, label = read_labelled(table, columns, source)
+        texts, pairs, label, found_in = read_labelled(table, columns, source)
         where = f"{source}, column '{label}'"
         # A regression head has one output, which transformers calls LABEL_0.
         if names and len(names) > 1:
@@ -54,7 +54,7 @@ class Regression:
             )
         scores = to_scores(labels, where)
         scores.flags.writeable = False
-        return TextRows(texts, pairs, scores, [])
+        return TextRows(texts, pairs, scores, [], columns=found_in)
 
     def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str

@@ -25,6 +25,7 @@ class TextRows:
         pairs: The second text of each row, "" where it has none; or None for single texts.
         labels: [n] int64 class ids or float32 scores, or [n, classes] of 0 and 1.
         names: The name of each class id; empty for scores.
+        columns: Where labelled rows were found.
     """
 
     texts: list[str]
@@ -32,6 +33,7 @@ class TextRows:
     labels: np.ndarray
     names: list[str]
     counts: Mapping[str, int] = field(default_factory=dict)
+    columns: Columns = field(default_factory=Columns)
 
     @property
     def gold(self) -> np.ndarray:
@@ -43,12 +45,12 @@ class TextRows:
 
 def read_labelled(
     table: datasets.Dataset, columns: Columns, source: str
-) -> tuple[list[str], list[str] | None, str]:
-    """Texts, second texts, and the column of the labels."""
+) -> tuple[list[str], list[str] | None, str, Columns]:
+    """Texts, second texts, the column of the labels, and all columns as they were found."""
     text, pair, label = find_columns(
         table.column_names, columns.text, columns.pair, columns.label, source
     )
-    return *_texts(table, text, pair, source), label
+    return *_texts(table, text, pair, source), label, Columns(text, pair, label)
 
 
 def read_unlabelled(

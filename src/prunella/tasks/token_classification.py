@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -49,12 +49,13 @@ _NO_LABEL = -100  # what cross-entropy passes over
 
 @dataclass(frozen=True, eq=False)
 class TaggedRows:
-    """Sentences of words with a tag each, in IOB2."""
+    """Sentences of words with a tag each, in IOB2; `columns` are where labelled ones were found."""
 
     words: list[list[str]]
     tags: list[list[str]]
     names: list[str]
     counts: Mapping[str, int]
+    columns: Columns = field(default_factory=Columns)
 
     @property
     def gold(self) -> list[list[str]]:
@@ -116,7 +117,8 @@ class TokenClassification:
                     f"{source}, column '{label}': every tag is {names[0]!r}; two are needed"
                 )
         unseen = sum(count for tag, count in seen.items() if tag not in set(names))
-        return TaggedRows(words, tags, list(names), {"unseen_tags": unseen})
+        counts = {"unseen_tags": unseen}
+        return TaggedRows(words, tags, list(names), counts, Columns(text, None, label))
 
     def read_texts(
         self, table: datasets.Dataset, columns: Columns, names: list[str], source: str
