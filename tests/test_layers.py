@@ -41,7 +41,7 @@ ROOMS = (
     ("training", "study"),
     ("teacher_cache",),
     ("stages",),
-    ("verbs", "recipe", "latency"),
+    ("verbs", "finished", "recipe", "latency"),
     ("display",),
     ("demo",),
     ("cli",),
@@ -57,7 +57,7 @@ TORCH_FREE = (
     "mask_application "
     "engine rows columns prediction_files predicting "
     "bench.run bench.worker bench.engines bench.arms bench.rotation bench.table bench.workloads "
-    "verbs recipe display cli report.tables report.terminal"
+    "verbs finished recipe display cli report.tables report.terminal"
 ).split()
 # What loading a model takes; settings, and with them pydantic, would double its time.
 ENGINE_NEEDS = {"engine", "errors", "grid", "packed"}

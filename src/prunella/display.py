@@ -427,7 +427,8 @@ def _show_inspection(console: Console, found: Inspection) -> None:
 
 def _target(step: Step) -> str:
     settings: Any = step.settings
-    return str(getattr(settings, "out", None) or settings.model)
+    named = (getattr(settings, name, None) for name in ("out", "onnx", "model"))
+    return next((str(name) for name in named if name), None) or ", ".join(settings.models)
 
 
 def _zeros(result: Any) -> float | None:

@@ -8,8 +8,9 @@
       - transfer: {model: "${out}/sparse", ...}
 
 `${out}` and the variables are filled in anywhere in the strings of the steps. Everything is
-checked before anything runs; steps whose checkpoint exists already are passed over, so the same
-command resumes a recipe that was interrupted.
+checked before anything runs; steps whose checkpoint or file is there already, made with the same
+settings and of the same files, are passed over, so the same command resumes a recipe that was
+interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import yaml
 from pydantic import Field
 
 from prunella.errors import InputError
+from prunella.finished import run_once, target_of
 from prunella.settings import Settings
+from prunella.together import main_only
 from prunella.validation import parse_settings, suggestion
 from prunella.verbs import VERBS, Verb
 
@@ -110,9 +113,20 @@ def run_recipe(
     results: list[Any] = []
     for step in recipe.steps:
         before(step)
-        results.append(step.verb.run(step.settings))
+        results.append(_run_step(step, recipe.out))
         after(results)
     return results
+
+
+def _run_step(step: Step, folder: Path) -> Any:
+    out = target_of(step.verb.name, step.settings)
+    if out is None:
+        return step.verb.run(step.settings)
+
+    def run() -> Any:
+        return step.verb.function()(step.settings)
+
+    return main_only(lambda: run_once(step.verb.name, step.settings, out, folder, run))
 
 
 def _read(path: Path) -> dict[str, Any]:
