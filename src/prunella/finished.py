@@ -23,8 +23,14 @@ from prunella.settings import Settings
 
 RECORD = "steps.json"
 # The setting that names what a verb writes, of verbs that refuse to write it twice.
-_WRITES = dict.fromkeys(("apply-mask", "unpack", "study", "predict", "bench"), "out")
-_WRITES["export"] = "onnx"
+_WRITES = {
+    "apply-mask": "out",
+    "bench": "out",
+    "export": "onnx",
+    "predict": "out",
+    "study": "out",
+    "unpack": "out",
+}
 # What may differ between two runs with one result.
 _FREE = {"predict": {"threads", "batch_tokens", "skip_bad"}}
 
