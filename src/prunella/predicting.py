@@ -145,7 +145,7 @@ def _check(settings: PredictSettings) -> None:
 def _predict_texts(model: Model, settings: PredictSettings, options: dict[str, Any]) -> Predictions:
     paired = bool(settings.text_pair)
     advice = "leave --text-pair out" if paired else "give --text-pair with each --text"
-    with _named("the command line"):
+    with _named("--text-pair" if paired else "--text"):
         check_pairs(paired, _pairs(model), advice)
     inputs: Sequence[Any] = settings.text
     if settings.text_pair:
