@@ -265,7 +265,7 @@ def test_signals_are_refused_without_a_teacher(
     model = str(tiny_checkpoint("bert", "classifier", labels=2))
     common: dict[str, Any] = {**COMMON, "model": model, "out": str(tmp_path / "out"), "steps": 1}
     common["train"] = write(tmp_path / "train.jsonl", rows_of("classification", range(8)))
-    given = {"distillation": s.DistillationSettings.model_validate({signal: 0.5})}
+    given: dict[str, Any] = {"distillation": {signal: 0.5}}
     with pytest.raises(InputError, match="distillation: only a teacher .*--teacher, or leave"):
         transfer(s.TransferSettings(**common, **given, new_head=True))
     with pytest.raises(InputError, match="distillation: only a teacher .*--teacher, or leave"):
