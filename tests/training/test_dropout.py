@@ -57,6 +57,7 @@ def test_no_probability_and_no_elements() -> None:
     values = torch.ones(5)
     assert dropout(values, 0.0) is values
     assert dropout(torch.ones(0, 4), 0.5).shape == (0, 4)
+    assert dropout(values, 0.9999999).isfinite().all()
 
 
 def test_modules_have_it_while_training_and_their_own_back_after_an_error() -> None:

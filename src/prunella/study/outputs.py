@@ -256,7 +256,9 @@ def _compute(
 
     classifies = {n for n, c in checkpoints.items() if task_head(c) == "SequenceClassification"}
     models: dict[int, Any] = {
-        number: load_finished(checkpoint) if number in classifies else load_encoder(checkpoint)
+        number: load_finished(checkpoint)
+        if number in classifies
+        else load_encoder(checkpoint).eval()
         for number, checkpoint in checkpoints.items()
     }
     products = Products()
@@ -273,7 +275,7 @@ def _compute(
                 if not takes_token_types(model.config):
                     left_out.add("token_type_ids")
                 given = {name: value for name, value in batch.items() if name not in left_out}
-                found = model.eval()(**given, output_hidden_states=True)
+                found = model(**given, output_hidden_states=True)
                 layers[number] = [hidden[real] for hidden in found.hidden_states]
                 if number in logits:
                     logits[number].append(found.logits)

@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from prunella.training.dropout import dropout as drop
+from prunella.training.dropout import trains_on_cpu
 
 LONG = 256
 """Tokens beyond which the fused attention is taken where nothing is dropped."""
@@ -33,12 +34,10 @@ def cpu_attention(model: nn.Module, bf16: bool) -> Iterator[None]:
     """Trains `model` with this attention where it is the faster one; puts its own back after."""
     config: Any = getattr(model, "config", None)
     before = getattr(config, "_attn_implementation", None)
-    device = next(model.parameters()).device
-    on_cpu = device.type == "cpu" and not torch.cuda.is_available()
     gains = bf16 or any(
         module.p > 0 for module in model.modules() if isinstance(module, nn.Dropout)
     )
-    if not (on_cpu and gains and before == "sdpa"):
+    if not (trains_on_cpu(model) and gains and before == "sdpa"):
         yield
         return
     AttentionInterface.register(_NAME, attention)

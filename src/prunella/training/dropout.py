@@ -1,8 +1,8 @@
 """Dropout that is fast in training on a CPU.
 
-PyTorch draws every element by itself there, 8 to 11 ns each on one core, which is a third of a
-training step in bf16 on rows of some 200 tokens, most of it for the probabilities of attention.
-16 random bits an element, compared with a threshold in vectors, take 3.
+PyTorch draws every element by itself there, which takes a large part of a training step in bf16,
+most of it for the probabilities of attention. 16 random bits an element, compared with a threshold
+in vectors, take a fraction of that (benchmarks/attention.py compares whole steps).
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ _VALUES = 2**16
 """Of the 16 random bits of an element: probabilities are multiples of 1 / 65536."""
 
 
+def trains_on_cpu(model: nn.Module) -> bool:
+    """Whether a model stays on the CPU: the Trainer moves it to a GPU if there is one."""
+    return next(model.parameters()).device.type == "cpu" and not torch.cuda.is_available()
+
+
 @contextmanager
 def cpu_dropout(model: nn.Module) -> Iterator[None]:
     """Gives the dropout modules of a model on a CPU this dropout; their own back after."""
-    on_cpu = next(model.parameters()).device.type == "cpu" and not torch.cuda.is_available()
-    modules = [module for module in model.modules() if type(module) is nn.Dropout and on_cpu]
+    modules = [module for module in model.modules() if type(module) is nn.Dropout]
+    if not trains_on_cpu(model):
+        modules = []
     for module in modules:
         module.__class__ = _Dropout
     try:
@@ -45,7 +51,7 @@ def dropout(values: Tensor, probability: float) -> Tensor:
         values: Of any shape, floating point, on the CPU.
         probability: In [0, 1), rounded to 1 / 65536.
     """
-    threshold = round(probability * _VALUES)
+    threshold = min(round(probability * _VALUES), _VALUES - 1)
     if threshold == 0:
         return values
     words = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
