@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from prunella.engine import _native
 from prunella.errors import InputError, failed_to_write, first_line
 from prunella.processes import is_main, rank, world_size
 from prunella.settings import OutputSettings, TrainingSettings
@@ -328,6 +329,9 @@ class _Trainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_runtime" in logs:  # the Trainer's closing line; ours is in the provenance
             return
+        # Batches of many lengths leave glibc's heap in pieces: 5 GB of it for 1 GB in use at 384
+        # tokens after some 100 steps. Most of these pages are free, and only this returns them.
+        _native.trim()
         if self.counted:
             sums = self._summed([*self.terms.values(), self.counted])
             self.last_losses = {n: s / sums[-1] for n, s in zip(self.terms, sums, strict=False)}
