@@ -124,7 +124,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     measured = environment()
-    path = times_path(Path(given.results), given.matrix, measured["machine"]["processor"])
+    machine = measured["machine"]["processor"]
+    path = times_path(Path(given.results), given.matrix, machine, usable_isas())
     lengths = " ".join(map(str, given.length))
     document = {
         "name": path.stem,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,13 @@ class Times:
         return Cost(f"ms-{self.isa}-{self.length}", told, lambda ms: f"{ms:g} ms")
 
 
-def times_path(results: Path, matrix: str, processor: str) -> Path:
-    """The file of one machine's times, named after its processor."""
+def times_path(results: Path, matrix: str, processor: str, isas: Iterable[str]) -> Path:
+    """The file of one machine's times, named after its processor and the best of its sets.
+
+    A processor's name alone does not tell what it can do: several generations may share it.
+    """
     words = "".join(c if c.isalnum() else " " for c in processor.lower()).split()
-    return results / f"{matrix}-latency-{'-'.join(words)}.json"
+    return results / f"{matrix}-latency-{'-'.join(words)}-{min(isas, key=_ORDER.index)}.json"
 
 
 def read_times(results: Path, matrix: str) -> list[Times]:

@@ -200,7 +200,7 @@ def test_the_page_is_filled_once_and_then_current(tmp_path: Path) -> None:
         student = record(Arm("student-2x384", "int8"), task, seed, 0.6)
         path = record_path(results, Mode(), worth.cell("student-2x384", task, seed), "int8")
         write_record(path, student)
-    times_path(results, "worth", "P").write_text(latency, encoding="utf-8")
+    times_path(results, "worth", "P", ["avx2"]).write_text(latency, encoding="utf-8")
     page = Page(document, results)
     stale = page.stale()
     pictures = {path.name for path in stale} - {"results.md"}
@@ -227,21 +227,22 @@ def test_a_run_that_others_took_over_counts_once(tmp_path: Path) -> None:
 def test_times_are_of_the_machine_that_would_use_the_instruction_set(tmp_path: Path) -> None:
     assert read_times(tmp_path, "worth") == []
     machines = {
-        "Alpha (R) 1": [("dense", "amx", 2.0), *((f"m{k}", "avx2", 9.0) for k in range(3))],
-        "Alpha 2": [("dense", "avx2", 7.0)],
+        "Alpha (R)": [("dense", "amx", 2.0), *((f"m{k}", "avx2", 9.0) for k in range(3))],
+        "Alpha": [("dense", "avx2", 7.0)],
         "Beta": [("dense", "avx2", 8.0), ("student", "avx2", 4.0)],
     }
     for name, medians in machines.items():
         rows = [{"model": m, "isa": i, "length": 128, "median": ms} for m, i, ms in medians]
         document = {"rows": rows, "environment": {"machine": {"processor": name}}, "command": "c"}
-        times_path(tmp_path, "worth", name).write_text(json.dumps(document), encoding="utf-8")
+        path = times_path(tmp_path, "worth", name, {isa for _, isa, _ in medians})
+        path.write_text(json.dumps(document), encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {
-        "worth-latency-alpha-r-1.json",
-        "worth-latency-alpha-2.json",
-        "worth-latency-beta.json",
+        "worth-latency-alpha-r-amx.json",
+        "worth-latency-alpha-avx2.json",
+        "worth-latency-beta-avx2.json",
     }
     amx, avx2 = read_times(tmp_path, "worth")
-    assert (amx.title, amx.processor) == ("AMX, 128 tokens", "Alpha (R) 1")
+    assert (amx.title, amx.processor) == ("AMX, 128 tokens", "Alpha (R)")
     assert amx.medians == {"dense": 2.0}
     assert (avx2.processor, avx2.medians) == ("Beta", {"dense": 8.0, "student": 4.0})
     assert avx2.cost.key == "ms-avx2-128"

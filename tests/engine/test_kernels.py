@@ -1,10 +1,14 @@
 """Every kernel, on one table of shapes: bit for bit against integers, or close to floats."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from prunella.engine import _native
+from prunella.engine.compiled import usable_isas
 
 KERNELS = [(k["arithmetic"], k["name"]) for k in _native.kernels() if k["usable"]]
 DENSE = {(k["arithmetic"], k["name"]): k["dense"] for k in _native.kernels()}
@@ -140,3 +144,21 @@ def test_a_matrix_that_is_none_is_refused(arithmetic, kernel, starts, indices):
             np.ones(len(indices), weight),
             np.zeros((1, 8), inputs),
         )
+
+
+@pytest.mark.parametrize("isa", usable_isas())
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.float32])
+def test_a_dense_matrix_is_kept_by_those_alone_that_read_it_as_it_is(isa, dtype):
+    values = np.ones((128, 256), dtype)
+    scale = np.ones(128, np.float32) if dtype == np.int8 else None
+    linear = _native.linear(values, scale, None, _native.Tuner(isa))
+    info = linear.info()
+    borrows = bool({"portable dense", "dense"} & set(info["kernels"]))
+    kept, size = weakref.ref(values), values.nbytes
+    del values
+    gc.collect()
+    assert (kept() is not None) == borrows
+    assert info["bytes"] >= size
+    del linear
+    gc.collect()
+    assert kept() is None

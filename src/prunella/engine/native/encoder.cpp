@@ -204,7 +204,7 @@ void Encoder::attend(const Group& group) {
 
 void Encoder::feed_forward(const Layer& layer, float* x, int tokens) {
   const int hidden = shape.hidden, wanted = kTokensOfThread * pool_.threads();
-  const bool fast = shape.half && vector_.isa >= Isa::avx512 && shape.activation == Activation::gelu;
+  const bool fast = shape.half && vector_.isa >= Isa::avx2 && shape.activation == Activation::gelu;
   const Activation activation = fast ? Activation::gelu_fast : shape.activation;
   const int chunks = (tokens + wanted - 1) / wanted, step = (tokens + chunks - 1) / chunks;
   for (int begin = 0; begin < tokens; begin += step, x += static_cast<std::ptrdiff_t>(step) * hidden) {

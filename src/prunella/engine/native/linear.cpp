@@ -50,8 +50,8 @@ class LinearOf final : public Linear {
       for (int r = 0; r < rows_; ++r) row_sums_.as<std::int32_t>()[r] = row_sum(matrix, r);
     }
     choose(matrix, tuner);
-    bool borrowed = false;
-    for (const auto& prepared : prepared_) borrowed |= prepared.layout.borrowed != nullptr;
+    const bool borrowed = std::any_of(prepared_.begin(), prepared_.end(), [](const Prepared& p) { return p.layout.borrowed; });
+    borrows_ = borrowed && !given.starts;
     if (!borrowed) dense_ = Buffer();
   }
 
@@ -78,10 +78,13 @@ class LinearOf final : public Linear {
     });
   }
 
+  bool borrows() const override { return borrows_; }
+
   bool reads_while_writing() const override { return std::is_same_v<Input, float>; }
 
   LinearInfo info() const override {
     std::size_t bytes = bias_.bytes() + scale_.bytes() + row_sums_.bytes() + dense_.bytes();
+    if (borrows_) bytes += static_cast<std::size_t>(rows_) * columns_ * sizeof(Weight);
     for (const auto& prepared : prepared_)
       for (const auto& part : prepared.layout.parts) bytes += part.bytes();
     std::array<const char*, 3> names;
@@ -287,7 +290,7 @@ class LinearOf final : public Linear {
 
   int rows_, columns_;
   double density_;
-  bool sparse_;
+  bool sparse_, borrows_ = false;
   Buffer bias_, scale_, row_sums_, dense_;
   std::vector<Prepared> prepared_;
   std::array<int, 3> chosen_{};

@@ -40,6 +40,8 @@ class Linear {
   /// x: [tokens, columns], rows `stride` apart; out: [tokens, rows], rows `out_stride` apart.
   virtual void run(const Vector& vector, Pool& pool, Workspace& work, const float* x, std::ptrdiff_t stride, int tokens,
                    Activation activation, float* out, std::ptrdiff_t out_stride) const = 0;
+  /// Whether it reads the matrix that it was given, which must then outlive it.
+  virtual bool borrows() const = 0;
   virtual LinearInfo info() const = 0;
   /// Whether run() may read x while it writes out; the others have made a copy of it by then.
   virtual bool reads_while_writing() const = 0;

@@ -111,9 +111,13 @@ void bind_linear(nb::module_& m) {
   m.def(
       "linear",
       [](Mat<Weight> values, std::optional<Vec<float>> scale, std::optional<Vec<float>> bias, Tuner& tuner) {
-        return make(dense_matrix(values), scale, bias, tuner);
+        auto linear = make(dense_matrix(values), scale, bias, tuner);
+        const bool borrows = linear->borrows();
+        nb::object made = nb::cast(std::move(linear));
+        if (borrows) nb::keep_alive_obj(made, nb::cast(values));
+        return made;
       },
-      "values"_a.noconvert(), "scale"_a.none(), "bias"_a.none(), "tuner"_a, nb::keep_alive<0, 1>());
+      "values"_a.noconvert(), "scale"_a.none(), "bias"_a.none(), "tuner"_a);
 }
 
 // ---- for tests and benchmarks: one kernel by its name ----

@@ -38,7 +38,11 @@ void prepare_avx2_floats(const Matrix<Weight>& matrix, Layout& layout);
 /// weights.
 void prepare_avx2_pairs(const Matrix<std::int8_t>& matrix, Layout& layout);
 
-/// Borrows the matrix as it is.
+constexpr int kAvx2DenseRows = 16;
+template <class Weight>
+constexpr int kAvx2DenseColumns = sizeof(Weight) == 1 ? 2 : 1;  // side by side
+
+/// [0] [blocks of 16 rows][columns / kAvx2DenseColumns][row][column], zeros behind the last row and column.
 template <class Weight>
 void prepare_avx2_dense(const Matrix<Weight>& matrix, Layout& layout);
 

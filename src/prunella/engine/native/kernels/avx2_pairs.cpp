@@ -33,6 +33,7 @@ INLINE void multiply_groups(const Avx2Groups<1>& groups, const __m256i* x, __m25
   interleave_pair<kHalves>(x[0], x[1], u);
   interleave_pair<kHalves>(x[2], x[3], v);
   const __m256i w = _mm256_set1_epi32(static_cast<int>(groups.weights[0]));
+  UNROLL
   for (int h = 0; h < kHalves; ++h) {
     out[2 * h] = _mm256_maddubs_epi16(w, _mm256_unpacklo_epi16(u[h], v[h]));
     out[2 * h + 1] = _mm256_maddubs_epi16(w, _mm256_unpackhi_epi16(u[h], v[h]));
@@ -41,15 +42,18 @@ INLINE void multiply_groups(const Avx2Groups<1>& groups, const __m256i* x, __m25
 template <int kHalves>
 INLINE void multiply_groups(const Avx2Groups<2>& groups, const __m256i* x, __m256i* out) {
   __m256i sums[2][kHalves];
+  UNROLL
   for (int p = 0; p < 4; ++p) {
     __m256i pair[kHalves];
     interleave_pair<kHalves>(x[2 * p], x[2 * p + 1], pair);
     const __m256i w = _mm256_set1_epi32(static_cast<int>(groups.weights[p]));
+    UNROLL
     for (int h = 0; h < kHalves; ++h) {
       const __m256i product = _mm256_maddubs_epi16(w, pair[h]);
       sums[p / 2][h] = p % 2 ? _mm256_add_epi16(sums[p / 2][h], product) : product;
     }
   }
+  UNROLL
   for (int h = 0; h < kHalves; ++h) {
     out[2 * h] = _mm256_unpacklo_epi16(sums[0][h], sums[1][h]);
     out[2 * h + 1] = _mm256_unpackhi_epi16(sums[0][h], sums[1][h]);
@@ -62,17 +66,21 @@ INLINE void add_row(const Avx2Groups<kPairs>* groups, const Avx2Groups<kPairs>* 
                     const std::int32_t* start, std::int32_t* sums) {
   constexpr int kRegisters = 2 * kHalves;
   __m256i total[kRegisters], products[kRegisters], features[4 * kPairs];
+  UNROLL
   for (int q = 0; q < kRegisters; ++q) total[q] = start ? _mm256_set1_epi32(*start) : load(sums + 8 * q);
   for (; groups < end; ++groups) {
     _mm_prefetch(reinterpret_cast<const char*>(groups) + kAhead, _MM_HINT_T0);
     const std::uint32_t first = groups->offsets[0];
     features[0] = load(x + (first & ~31u));
+    UNROLL
     for (int i = 1; i < 4 * kPairs; ++i) features[i] = load(x + groups->offsets[i]);
     multiply_groups<kHalves>(*groups, features, products);
     // Bits 3 and 4 times 4: a row of 32 bytes.
     const __m256i signs = load(reinterpret_cast<const char*>(kSigns) + (first & 24) * 4);
+    UNROLL
     for (int q = 0; q < kRegisters; ++q) total[q] = _mm256_add_epi32(total[q], _mm256_madd_epi16(products[q], signs));
   }
+  UNROLL
   for (int q = 0; q < kRegisters; ++q) _mm256_store_si256(reinterpret_cast<__m256i*>(sums + 8 * q), total[q]);
 }
 

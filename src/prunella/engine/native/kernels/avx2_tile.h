@@ -11,6 +11,7 @@ namespace prunella {
 namespace {
 
 #define INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")  // what is indexed stays in registers
 
 constexpr int kTile = 32;
 constexpr int kHalf = 16;
