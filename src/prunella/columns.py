@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prunella.engine.kinds import TEXTS_OR_PAIRS, trained_on_pairs
 from prunella.errors import InputError
 from prunella.rows import Record
 
@@ -31,8 +32,6 @@ class Layout:
         return (self.text, *([self.pair] if self.pair else []), *self.choices)
 
 
-# Tasks whose rows may be texts or pairs of texts, as training had them.
-_TEXTS_OR_PAIRS = ("classification", "multi-label", "regression")
 # What the usual data sets call their columns.
 _QUESTIONS = (Layout("question", "context"),)
 _PAIRS = (
@@ -46,12 +45,6 @@ _TEXTS = (Layout("text"), Layout("sentence"))
 _WORDS = (Layout("tokens"), Layout("words"))
 _CHOICES = tuple(Layout(text, None, ("choices",)) for text in ("text", "question", "prompt"))
 _OTHER_MARKS = ";|\t"  # between the columns of files that are not what their name says
-
-
-def trained_on_pairs(task: str, trained: Mapping[str, Any]) -> bool | None:
-    """Whether a model was trained on pairs of texts; None if it is not known, or no question."""
-    found = trained.get("pairs") if task in _TEXTS_OR_PAIRS else None
-    return found if isinstance(found, bool) else None
 
 
 def find_columns(
@@ -109,7 +102,7 @@ def check_pairs(found: bool, pairs: bool | None, advice: str) -> None:
 
     Args:
         found: Whether there are pairs.
-        pairs: Whether the model was trained on them, from `trained_on_pairs`.
+        pairs: Whether the model was trained on them; None if that is not known.
         advice: What to do about it.
     """
     if pairs is not None and found != pairs:
@@ -127,7 +120,7 @@ def pick(record: Record, layout: Layout, *, words: bool = False, pairs: bool | N
         record: The row.
         layout: Its columns.
         words: Whether the text may be a list of words; they are joined as in training.
-        pairs: Whether the model was trained on pairs, from `trained_on_pairs`.
+        pairs: Whether the model was trained on pairs; None if that is not known.
 
     Raises:
         InputError: If a column is missing or holds no text.
@@ -176,7 +169,7 @@ def _recorded(task: str, trained: Mapping[str, Any], names: Collection[str]) -> 
         elif task == "question-answering":
             if pair:
                 layouts.append(Layout(str(text), str(pair)))
-        elif task in _TEXTS_OR_PAIRS or not pair:
+        elif task in TEXTS_OR_PAIRS or not pair:
             layouts.append(Layout(str(text), str(pair) if pair else None))
     return layouts
 
@@ -186,7 +179,7 @@ def _usual(task: str) -> Sequence[Layout]:
         return _QUESTIONS
     if task == "multiple-choice":
         return _CHOICES
-    if task in _TEXTS_OR_PAIRS:
+    if task in TEXTS_OR_PAIRS:
         return (*_PAIRS, *_TEXTS)
     return (*_TEXTS, *_WORDS) if task == "token-classification" else _TEXTS
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from prunella.columns import Layout, check_pairs, find_columns, pick, trained_on_pairs
+from prunella.columns import Layout, check_pairs, find_columns, pick
 from prunella.engine.model import BATCH_TOKENS, Model, Outcome, load
 from prunella.errors import InputError
 from prunella.prediction_files import Meter, Target, open_target
@@ -146,7 +146,7 @@ def _predict_texts(model: Model, settings: PredictSettings, options: dict[str, A
     paired = bool(settings.text_pair)
     advice = "leave --text-pair out" if paired else "give --text-pair with each --text"
     with _named("--text-pair" if paired else "--text"):
-        check_pairs(paired, _pairs(model), advice)
+        check_pairs(paired, model.pairs, advice)
     inputs: Sequence[Any] = settings.text
     if settings.text_pair:
         inputs = list(zip(settings.text, settings.text_pair, strict=True))
@@ -198,12 +198,8 @@ def _layout(model: Model, settings: PredictSettings, chunk: Sequence[Row]) -> La
                     trained=model.card.record,
                 )
             if isinstance(row.record, str):
-                check_pairs(False, _pairs(model), "give a file with a column for each")
+                check_pairs(False, model.pairs, "give a file with a column for each")
     return None
-
-
-def _pairs(model: Model) -> bool | None:
-    return trained_on_pairs(model.task.name, model.card.record)
 
 
 @contextmanager
@@ -249,7 +245,7 @@ def _input(row: Row, layout: Layout | None, model: Model) -> Any:
         return row.record
     words = model.task.name == "token-classification"
     try:
-        return pick(row.record, layout, words=words, pairs=_pairs(model))
+        return pick(row.record, layout, words=words, pairs=model.pairs)
     except InputError as error:
         return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,24 @@ def test_pairs(tiny: Tinies, family: str) -> None:
         assert [s.score for s in ours.scores] == pytest.approx([r["score"] for r in theirs], **NEAR)
     dictionaries = [{"text": one, "text_pair": two} for one, two in pairs]
     assert subject.model()(dictionaries, top_k=None) == found
+
+
+def test_texts_are_as_many_as_in_training(tiny: Tinies) -> None:
+    model = tiny("bert", "SequenceClassification").model()
+    text, pair = TEXTS[0], (TEXTS[0], TEXTS[1])
+    assert model.pairs is None and len(model([text, pair])) == 2  # not recorded: both will do
+    model.card = replace(model.card, record={"pairs": True})
+    with pytest.raises(InputError, match="^a single text, the model was trained on pairs of texts"):
+        model(text)
+    with pytest.raises(InputError, match="^input 1: a single text, "):
+        model([pair, text])
+    model.card = replace(model.card, record={"pairs": False})
+    with pytest.raises(InputError, match="^a pair of texts, the model was trained on single texts"):
+        model({"text": text, "text_pair": text})
+    assert model(text).label
+    embedding = tiny("bert", "SequenceClassification").model(task="embedding")
+    embedding.card = replace(embedding.card, record={"pairs": True})
+    assert embedding.pairs is None and embedding(text).vector is not None
 
 
 def test_multi_label(tiny: Tinies) -> None:

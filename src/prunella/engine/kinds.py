@@ -23,6 +23,8 @@ from prunella.engine.tasks import (
 from prunella.errors import InputError
 
 Settings = Mapping[str, Any]
+# Tasks whose rows may be texts or pairs of texts, as training had them.
+TEXTS_OR_PAIRS = ("classification", "multi-label", "regression")
 _MASKS = {"roberta": "<mask>"}
 
 _MAKERS: dict[str, Callable[[Card, Tokenizer, Settings], Task]] = {
@@ -84,6 +86,17 @@ def task_name(card: Card, wanted: str | None = None) -> str:
 def make_task(name: str, card: Card, tokenizer: Tokenizer, settings: Settings) -> Task:
     """The task of that name for a model and its tokenizer."""
     return _MAKERS[name](card, tokenizer, settings)
+
+
+def trained_on_pairs(name: str, record: Mapping[str, Any]) -> bool | None:
+    """Whether a model was trained on pairs of texts; None if it is not known, or no question.
+
+    Args:
+        name: What the model is used for.
+        record: What was recorded of the rows that it was trained on.
+    """
+    found = record.get("pairs") if name in TEXTS_OR_PAIRS else None
+    return found if isinstance(found, bool) else None
 
 
 def usual_reading(name: str, card: Card) -> tuple[int | None, int]:

@@ -15,7 +15,7 @@ from tokenizers import Encoding
 from prunella.engine.batching import micro_batches
 from prunella.engine.card import Card, read_card
 from prunella.engine.inputs import Example, is_lone
-from prunella.engine.kinds import make_task, task_name, usual_reading
+from prunella.engine.kinds import make_task, task_name, trained_on_pairs, usual_reading
 from prunella.engine.matrices import Arithmetic
 from prunella.engine.options import Options, choose
 from prunella.engine.results import Result
@@ -114,6 +114,11 @@ class Model:
         return self.card.labels
 
     @property
+    def pairs(self) -> bool | None:
+        """Whether the model was trained on pairs of texts; None if that is not known."""
+        return trained_on_pairs(self.task.name, self.card.record)
+
+    @property
     def max_length(self) -> int:
         """Tokens of a sequence that the model takes at most, special ones included.
 
@@ -189,9 +194,16 @@ class Model:
 
     def _read(self, value: Any) -> Example | InputError:
         try:
-            return self.task.read(value)
+            example = self.task.read(value)
         except InputError as error:
             return error
+        if self.pairs is None or self.pairs == (example.second is not None):
+            return example
+        if self.pairs:
+            return InputError(
+                "a single text, the model was trained on pairs of texts; give a tuple of two"
+            )
+        return InputError("a pair of texts, the model was trained on single texts; give one string")
 
     def _encode(self, examples: Sequence[Example]) -> list[list[Encoding] | InputError]:
         """The tokens of each example's texts; one by one if a text is none."""

@@ -13,7 +13,7 @@ void prepare_avx2_dense(const Matrix<Weight>& matrix, Layout& layout) {
   for (int r = 0; r < matrix.rows; ++r) {
     const Weight* from = matrix.values + static_cast<std::size_t>(r) * matrix.columns;
     Weight* to = layout.parts[0].as<Weight>() + r / kRows * kRows * columns + r % kRows * kTogether;
-    for (int k = 0; k < matrix.columns; ++k) to[static_cast<std::size_t>(k / kTogether) * kTogether * kRows + k % kTogether] = from[k];
+    for (int k = 0; k < matrix.columns; ++k) to[std::size_t(k / kTogether) * kTogether * kRows + k % kTogether] = from[k];
   }
 }
 
