@@ -230,7 +230,7 @@ class CellRun:
             "tokens": sum(stage.metrics["tokens"] for stage in stages if "tokens" in stage.metrics),
             "seconds": round(sum(stage.provenance["seconds"] for stage in stages), 1),
             "sizes": {key: packed[key] for key in _SIZES} | _mask_bytes(stages),
-            "machine": _machine(self.place.threads),
+            "machine": _machine(self.place.threads, stages),
             "versions": versions(),
             "commit": _commit(),
         }
@@ -321,10 +321,12 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def _machine(threads: int) -> dict[str, Any]:
+def _machine(threads: int, stages: Sequence[Result]) -> dict[str, Any]:
     import torch
 
     found = {**machine(), "threads": threads}
+    if used := {s.provenance["arithmetic"] for s in stages if "arithmetic" in s.provenance}:
+        found["arithmetic"] = ", ".join(sorted(used))
     if torch.cuda.is_available():
         found["accelerator"] = torch.cuda.get_device_name()
     return found

@@ -35,6 +35,7 @@ from prunella.stages.prune import plan_targets, prune
 from prunella.stages.quantize import quantize
 from prunella.stages.teach import teach
 from prunella.stages.transfer import transfer
+from prunella.training.loop import uses_bf16
 from prunella.training.task import predict_logits
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra")
@@ -187,6 +188,8 @@ def test_provenance_is_complete(chain: Chain, name: str) -> None:
     assert record["metrics"]["steps"] == {"teach": 4, "prune": 8}.get(stage, 3)
     assert record["versions"]["torch"] == torch.__version__
     assert record["machine"]["cores"] >= 1
+    bf16 = uses_bf16(record["settings"]["precision"])
+    assert record["arithmetic"] == ("bf16" if bf16 else "fp32")
     assert record["seconds"] >= 0
     log = [json.loads(line) for line in (checkpoint.path / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == record["metrics"]["steps"]

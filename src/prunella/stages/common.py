@@ -30,6 +30,7 @@ from prunella.settings import OutputSettings
 from prunella.sparsity.learned import LearnedMasks
 from prunella.sparsity.masks import Masks
 from prunella.together import main_only, share
+from prunella.training.loop import uses_bf16
 from prunella.workspace import Workspace, identity_of, open_workspace
 
 
@@ -114,6 +115,12 @@ def _read_record(out: Path) -> dict[str, Any]:
     return json.loads((out / PROVENANCE).read_text(encoding="utf-8"))
 
 
+def _arithmetic(settings: OutputSettings) -> dict[str, str]:
+    """What a training computed in, which its setting `auto` leaves to the machine."""
+    precision = getattr(settings, "precision", None)
+    return {"arithmetic": "bf16" if uses_bf16(precision) else "fp32"} if precision else {}
+
+
 def _save(
     stage: str,
     settings: OutputSettings,
@@ -139,6 +146,7 @@ def _save(
             metrics=outcome.metrics,
             seconds=outcome.metrics.pop("seconds", seconds),
             identity={key: workspace.identity[key] for key in ("sha256", "data")},
+            **_arithmetic(settings),
             **_dropped_head(parents["model"], saved),
             **outcome.more,
         )
