@@ -185,13 +185,16 @@ def test_a_training_step_is_that_of_the_logits(
     assert ours.keys() == theirs.keys()
     for name in whole:
         torch.testing.assert_close(sliced[name], whole[name], rtol=2e-2 if bf16 else 1e-5, atol=0)
+    largest = max(gradient.abs().max().item() for gradient in theirs.values())
     for name in theirs:
         scale = theirs[name].abs().max().item()
+        # Biases of keys have no gradient, as softmax takes no notice of them: what they show is rounding.
+        floor = largest / 1000 if name.endswith(("key.bias", "k_lin.bias")) else 1e-5
         torch.testing.assert_close(
             ours[name],
             theirs[name],
             rtol=0,
-            atol=(3e-2 * scale + 1e-5) if bf16 else (1e-5 * scale + 1e-7),
+            atol=(3e-2 * scale + floor) if bf16 else (1e-5 * scale + 1e-7),
         )
 
 
