@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import Figure, Options, run, write_result
 from prunella.engine import _native
+from prunella.engine.compiled import usable_isas
 
 _SHAPES = ((768, 768), (768, 3072), (3072, 768))  # (inputs, outputs)
 _DENSITIES = (0.05, 0.1, 0.2)
@@ -64,7 +65,9 @@ class Measurement:
 def kernels(options: Options) -> list[Figure]:
     measurements = [m for kernel in usable() for m in measure(kernel)]
     figures = list(summary(measurements))
-    write_result("kernels", figures, {"measurements": [asdict(m) for m in measurements]}, options)
+    # A machine with fewer instruction sets has results of its own.
+    name = f"kernels-{usable_isas()[-1]}"
+    write_result(name, figures, {"measurements": [asdict(m) for m in measurements]}, options)
     return figures
 
 

@@ -31,7 +31,9 @@ def _block(name: str) -> str:
     file = name.removesuffix("-short")
     document = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
     make = _TABLES.get(name, _run)
-    if name.startswith("engine-"):
+    if name.startswith("kernels-"):
+        make = _kernels
+    elif name.startswith("engine-"):
         make = _engine if file == name else _engine_short
     return f"<!-- results:{name} -->\n{make(document)}\n<!-- /results -->"
 
@@ -224,7 +226,6 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": _speed,
     "embeddings": _embeddings,
     "agreement": _agreement,
-    "kernels": _kernels,
 }
 
 

@@ -188,7 +188,7 @@ def test_a_training_step_is_that_of_the_logits(
     largest = max(gradient.abs().max().item() for gradient in theirs.values())
     for name in theirs:
         scale = theirs[name].abs().max().item()
-        # Biases of keys have no gradient, as softmax takes no notice of them: what they show is rounding.
+        # Softmax takes no notice of the keys' biases: their gradient is rounding alone.
         floor = largest / 1000 if name.endswith(("key.bias", "k_lin.bias")) else 1e-5
         torch.testing.assert_close(
             ours[name],

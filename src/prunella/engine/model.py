@@ -197,9 +197,10 @@ class Model:
             example = self.task.read(value)
         except InputError as error:
             return error
-        if self.pairs is None or self.pairs == (example.second is not None):
+        pairs = self.pairs
+        if pairs is None or pairs == (example.second is not None):
             return example
-        if self.pairs:
+        if pairs:
             return InputError(
                 "a single text, the model was trained on pairs of texts; give a tuple of two"
             )
